@@ -1,0 +1,66 @@
+"""python -m attnlib.course {run,figures,measure}: one door for every chore."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m attnlib.course")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("run", help="execute notebooks and store their outputs")
+    run.add_argument("lesson", nargs="*", help="number, name or path; all for none")
+
+    figures = commands.add_parser("figures", help="draw every file of figures/ again")
+    figures.add_argument("--out", type=Path, help="another folder than figures/")
+
+    measure = commands.add_parser("measure", help="measure this machine, print ratios")
+    measure.add_argument("--out", type=Path, help="another folder than figures/runs/")
+    measure.add_argument(
+        "--with",
+        dest="kernel",
+        metavar="package.module:function",
+        help="add your own f(q, k, v, causal=...) as rows",
+    )
+    args = parser.parse_args(argv)
+    try:
+        return {"run": _run, "figures": _figures, "measure": _measure}[args.command](args)
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+
+
+def _run(args) -> int:
+    from attnlib.course import notebooks
+
+    os.environ["ATTNLIB_REPLAY"] = "1"  # stored outputs are the replayed ones
+    for path in notebooks.lessons(args.lesson):
+        print(path.name, flush=True)
+        notebooks.run(path)
+    return 0
+
+
+def _figures(args) -> int:
+    from attnlib.course import figures
+
+    for path in figures.draw_all(args.out or figures.FIGURES):
+        print(path.name)
+    return 0
+
+
+def _measure(args) -> int:
+    from attnlib.course import report, runs
+
+    if args.kernel:
+        runs.load_kernel(args.kernel)  # a wrong name is better known now
+    recording = runs.record(args.kernel)
+    print(report.summary(recording))
+    if args.kernel:
+        return 0  # a comparison, not a recording of the course
+    print(f"\nwritten to {runs.save(recording, args.out or runs.RUNS)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

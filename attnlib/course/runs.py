@@ -1,0 +1,539 @@
+"""Measure on this machine, or replay a dated recording made on another.
+
+`section(name)` is what lessons call: on a GPU it measures, elsewhere, or with
+ATTNLIB_REPLAY=1, it replays `figures/runs/`. `record()` measures every section
+into one recording. ATTNLIB_CARD_GIB=8 makes a large card behave as a small one.
+
+A row that could not be measured has a `problem`, and is a row all the same.
+Bytes are exact, times are medians in milliseconds, errors are relative, norm
+over norm, against float64.
+"""
+
+import datetime
+import gc
+import importlib
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from attnlib import FlashAttentionCore, StdAttentionCord, attention_oracle
+from attnlib.course.inputs import alice_qkv, make_qkv
+from attnlib.memory import (
+    bytes_needed,
+    forward,
+    forward_backward,
+    live_bytes,
+    measured_peak,
+    predicted_peak,
+)
+
+RUNS = Path(__file__).parents[2] / "figures" / "runs"
+GIB = 2**30
+
+
+class Setup(NamedTuple):
+    """One shape (batch, heads, N, d) in one dtype, and the block sizes to use."""
+
+    dtype: torch.dtype
+    heads: int
+    d: int
+    blocks: tuple[int, ...]
+
+    def qkv(self, N: int, n: int = 3, device=None):
+        device = device or device_type()
+        return make_qkv(1, self.heads, N, self.d, n=n, dtype=self.dtype, device=device)
+
+    def cores(self) -> dict[str, Callable]:
+        cores = {"standard": StdAttentionCord(self.d)}
+        for block in self.blocks:
+            cores[f"flash {block}"] = FlashAttentionCore(self.d, block)
+        return cores | {sdpa_name(self.dtype): sdpa}
+
+
+# The machine ---------------------------------------------------------------
+
+
+def device_type() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def measuring() -> bool:
+    """Whether lessons measure here: there is a GPU and ATTNLIB_REPLAY is not 1."""
+    return torch.cuda.is_available() and os.environ.get("ATTNLIB_REPLAY") != "1"
+
+
+def machine() -> dict:
+    """What a reader needs to know of where a number came from."""
+    card = {"device": _cpu_name(), "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        card = {
+            "device": torch.cuda.get_device_name(),
+            "memory": torch.cuda.get_device_properties(0).total_memory,
+            "context": context_bytes(),
+        }
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    return card | versions
+
+
+def context_bytes() -> int:
+    """Bytes that CUDA took on this card before the first tensor."""
+    torch.zeros(1, device="cuda")
+    free, total = torch.cuda.mem_get_info()
+    return total - free - torch.cuda.memory_reserved()
+
+
+def capacity() -> int:
+    """Bytes that this machine, or the card it imitates, has for everything."""
+    if not torch.cuda.is_available():
+        return _available_ram()
+    total = torch.cuda.get_device_properties(0).total_memory
+    gib = os.environ.get("ATTNLIB_CARD_GIB")
+    return imitate_card(int(float(gib) * GIB)) if gib else total
+
+
+def imitate_card(memory: int | None) -> int:
+    """Let PyTorch use no more than a card of this many bytes has; None: all."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    usable = total if memory is None else memory - context_bytes()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, usable / total))
+    return memory or total
+
+
+def setups() -> list[Setup]:
+    """The course's two shapes; 16-bit is float16 where the card has no bfloat16."""
+    if not torch.cuda.is_available():
+        blocks = (256, 512, 1024)
+        return [
+            Setup(torch.float32, 4, 64, blocks),
+            Setup(torch.bfloat16, 4, 64, blocks),
+        ]
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    half = torch.bfloat16 if has_bf16 else torch.float16
+    return [Setup(torch.float32, 8, 64, (2048,)), Setup(half, 16, 128, (2048,))]
+
+
+def sizes(setup: Setup) -> list[int]:
+    """N doubling from 1024 to the first where standard attention does not fit.
+
+    On a CPU to 8192, where it takes seconds.
+    """
+    Ns, room = [1024], capacity()
+    while (_cuda() or Ns[-1] < 8192) and _needs(setup, Ns[-1]) <= room:
+        Ns.append(2 * Ns[-1])
+    return Ns
+
+
+def _needs(setup, N) -> int:
+    qkv = setup.qkv(N, device="meta")
+    context = context_bytes() if _cuda() else 0
+    return bytes_needed(forward(StdAttentionCord(setup.d)), *qkv, context=context)
+
+
+# The peer ------------------------------------------------------------------
+
+
+def sdpa(q, k, v, *, causal=False):
+    """torch's scaled_dot_product_attention with its backend named, not chosen."""
+    with sdpa_kernel(_backend(q.dtype)):
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+
+def sdpa_name(dtype) -> str:
+    return f"SDPA {_backend(dtype).name.split('_')[0].lower()}"
+
+
+def _backend(dtype) -> SDPBackend:
+    if _cuda() and dtype == torch.float32:  # the flash kernel is 16-bit only there
+        return SDPBackend.EFFICIENT_ATTENTION
+    return SDPBackend.FLASH_ATTENTION
+
+
+# Sections ------------------------------------------------------------------
+
+
+def measure_errors() -> list[dict]:
+    """Relative error of each core against float64 on the same 16 or 32 bits."""
+    gaussian = make_qkv(1, 8, 1024, 64)
+    inputs = {
+        "Gaussian": gaussian,
+        "Gaussian, logits x 20": (20 * gaussian[0], *gaussian[1:]),
+        "Alice, layer 0": tuple(x[None] for x in alice_qkv(0)),
+        "Alice, layer 5": tuple(x[None] for x in alice_qkv(5)),
+    }
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for name, qkv in inputs.items():
+            q, k, v = (x.to(device_type(), dtype) for x in qkv)
+            o, _ = attention_oracle(q, k, v)
+            for core, fn in Setup(dtype, 8, q.shape[-1], (256,)).cores().items():
+                got, problem = attempt(lambda fn=fn: forward(fn)(q, k, v))
+                error = None if problem else relative_error(got, o)
+                row = {"dtype": _name(dtype), "input": name, "core": core}
+                rows.append(row | _result(problem, error=error))
+    return rows
+
+
+def measure_memory() -> list[dict]:
+    """Predicted and measured peak of each core, forward and training."""
+    return [
+        memory_row(setup, core, mode, N)
+        for setup in setups()
+        for N in sizes(setup)
+        for mode in ("forward", "training")
+        for core in setup.cores()
+    ]
+
+
+def memory_row(setup: Setup, core: str, mode: str, N: int) -> dict:
+    """One peak: predicted for the eager cores, and measured or counted here."""
+    wrap, n = {"forward": (forward, 3), "training": (forward_backward, 4)}[mode]
+    fn = wrap(setup.cores()[core])
+    predicted = None
+    if not core.startswith("SDPA"):
+        predicted = predicted_peak(fn, *setup.qkv(N, n, "meta"))
+    if _cuda():
+        measured, problem = attempt(lambda: measured_peak(fn, *setup.qkv(N, n)))
+    elif predicted and N <= 2048:  # a real run on CPU tensors, counted
+        measured, problem = attempt(lambda: live_bytes(fn, *setup.qkv(N, n)).peak)
+    else:
+        measured, problem = None, "only counted up to N = 2048 on a CPU"
+    row = _case(setup, N) | {"core": core, "mode": mode, "predicted": predicted}
+    return row | _result(problem, measured=measured)
+
+
+def measure_time() -> list[dict]:
+    """Time of each core over N: forward, causal and training."""
+    rows = []
+    for setup in setups() if _cuda() else setups()[:1]:
+        for N in sizes(setup):
+            for mode in (
+                ("forward", "causal", "training") if _cuda() else ("forward", "causal")
+            ):
+                rows += time_rows(setup, N, mode)
+    return rows
+
+
+def time_rows(setup: Setup, N: int, mode: str) -> list[dict]:
+    """One contest: all cores in turns on the same inputs, medians of 5."""
+    options = {"causal": mode == "causal"}
+    wrap, n = (forward_backward, 4) if mode == "training" else (forward, 3)
+    inputs = setup.qkv(N, n)
+    fns = {
+        core: (lambda fn=wrap(core_fn, **options): fn(*inputs))
+        for core, core_fn in setup.cores().items()
+    }
+    return [
+        _case(setup, N) | {"core": core, "mode": mode} | result
+        for core, result in contest(fns).items()
+    ]
+
+
+def measure_blocks() -> list[dict]:
+    """What the block size trades: forward time and peak at one N."""
+    rows, N = [], 8192 if _cuda() else 4096
+    for setup in setups() if _cuda() else setups()[:1]:
+        blocks = tuple(2**i for i in range(7, N.bit_length()))
+        setup = setup._replace(blocks=blocks)
+        for row in time_rows(setup, N, "forward"):
+            peak = memory_row(setup, row["core"], "forward", N)
+            rows.append(row | {key: peak[key] for key in ("predicted", "measured")})
+    return rows
+
+
+def measure_fits(memory: int = 8 * GIB) -> list[dict]:
+    """Both sides of the limit on an imitated card: the largest N that should fit,
+    and the next. Needs a GPU. Flash runs with a window, which bounds its time and
+    not its memory: without, filling the card would take minutes."""
+    if not _cuda():
+        return []
+    rows, setup = [], setups()[0]
+    context, card = context_bytes(), imitate_card(memory)
+    flash, window = FlashAttentionCore(setup.d, 1024), {"window": 1024}
+    for core, fn, options, step in (
+        ("standard", StdAttentionCord(setup.d), {}, 1024),
+        ("flash 1024, window 1024", flash, window, 32768),
+    ):
+        for mode, wrap, n in (("forward", forward, 3), ("training", forward_backward, 4)):
+            run = wrap(fn, **options)
+
+            def needed(N, run=run, n=n):
+                return bytes_needed(run, *setup.qkv(N, n, "meta"), context=context)
+
+            N = largest(lambda N: needed(N) <= card, step)  # noqa: B023
+            for tried in (N, N + step):
+                _, problem = attempt(lambda: run(*setup.qkv(tried, n)))  # noqa: B023
+                row = {"core": core, "mode": mode, "card": card, "needed": needed(tried)}
+                fits = {"fits": tried == N, "ran": problem is None}
+                rows.append(_case(setup, tried) | row | fits | _result(problem))
+    imitate_card(None)
+    return rows
+
+
+def largest(fits: Callable[[int], bool], step: int) -> int:
+    """The largest multiple of step that fits; fits must be monotone."""
+    low, high = 0, 1
+    while fits(high * step):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle * step) else (low, middle)
+    return low * step
+
+
+SECTIONS = {
+    "errors": measure_errors,
+    "memory": measure_memory,
+    "time": measure_time,
+    "blocks": measure_blocks,
+    "fits": measure_fits,
+}
+
+
+# Somebody's own kernel -----------------------------------------------------
+
+
+def measure_kernel(target: str, timeout: float = 300) -> list[dict]:
+    """Rows for "package.module:function", an f(q, k, v, causal=...) of a reader's.
+
+    It runs in a process of its own, so that whatever it does, wrong answers,
+    exceptions, a crash, no answer in `timeout` seconds, ends as a row.
+    """
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(1, mp_context=context)
+    try:
+        return pool.submit(_measure_kernel, target).result(timeout)
+    except TimeoutError:
+        problem = f"no answer in {timeout:g} s"
+    except Exception as error:  # BrokenProcessPool: the process died
+        problem = f"the process died ({type(error).__name__})"
+    finally:
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
+    return [{"core": target, "problem": problem}]
+
+
+def load_kernel(target: str) -> Callable:
+    """The function that "package.module:function" names; ValueError if it names none."""
+    module, _, function = target.partition(":")
+    if not module or not function:
+        raise ValueError(f"{target!r} is not of the form package.module:function")
+    sys.path.insert(0, os.getcwd())
+    try:
+        kernel = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{target!r} cannot be imported: {error}") from error
+    if not callable(kernel):
+        raise ValueError(f"{target!r} is not a function")
+    return kernel
+
+
+def _measure_kernel(target: str) -> list[dict]:
+    kernel, rows = load_kernel(target), []
+    for setup in setups():
+        N = 4096 if _cuda() else 1024
+        q, k, v = setup.qkv(N)
+        for causal in (False, True):
+            o, _ = attention_oracle(q, k, v, causal=causal)
+            standard = forward(StdAttentionCord(setup.d), causal=causal)
+            run = forward(kernel, causal=causal)
+            row = _case(setup, N) | {"core": target, "causal": causal}
+            got, problem = attempt(lambda: run(q.clone(), k.clone(), v.clone()))
+            if problem is None:
+                verdict, error = judge(got, o, standard(q, k, v))
+                row |= {"error": error, "verdict": verdict}
+                contestants = {"standard": standard, target: run}
+                times = contest(
+                    {name: (lambda fn=fn: fn(q, k, v)) for name, fn in contestants.items()}
+                )
+                row |= times[target] | {"standard_ms": times["standard"]["ms"]}
+                peak = measured_peak if _cuda() else lambda *a: live_bytes(*a).peak
+                row["measured"] = attempt(lambda: peak(run, q, k, v))[0]
+            rows.append(row | _result(problem))
+    return rows
+
+
+def judge(got, o, standard) -> tuple[str, float | None]:
+    """A verdict on an output, and its relative error, against float64's o.
+
+    It agrees if its error is at most twice standard attention's on the same
+    input, the rule that FlashAttention's own tests use.
+    """
+    if not isinstance(got, torch.Tensor):
+        return f"not a tensor but {type(got).__name__}", None
+    if got.shape != o.shape:
+        return f"shape {tuple(got.shape)}, expected {tuple(o.shape)}", None
+    if not got.isfinite().all():
+        return "not finite", None
+    error, allowed = relative_error(got, o), 2 * relative_error(standard, o)
+    return ("agrees" if error <= allowed else f"differs: above {allowed:.1e}"), error
+
+
+# Recordings ----------------------------------------------------------------
+
+
+def record(with_kernel: str | None = None) -> dict:
+    """Measure every section here; says on stderr which one is under way."""
+    recording = {
+        "date": datetime.date.today().isoformat(),
+        "command": "python -m attnlib.course measure",
+        "machine": machine(),
+    }
+    for name, measure in SECTIONS.items():
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        recording[name] = measure()
+    if with_kernel:
+        recording["command"] += f" --with {with_kernel}"
+        recording["kernel"] = measure_kernel(with_kernel)
+    return recording
+
+
+def section(name: str, *, device: str = "h100") -> list[dict]:
+    """Rows of one section, measured here or replayed; prints which."""
+    if measuring():
+        print(f"Measured now on {torch.cuda.get_device_name()}.")
+        return SECTIONS[name]()
+    recording = load(device)
+    where = recording["machine"]
+    print(
+        f"Replayed: {where['device']}, torch {where['torch']}, "
+        f"recorded {recording['date']} by `{recording['command']}`."
+    )
+    return recording[name]
+
+
+def load(device: str = "h100") -> dict:
+    """The recording whose file name contains `device`."""
+    found = sorted(path for path in RUNS.glob("*.json") if device in path.stem)
+    if not found:
+        names = sorted(path.stem for path in RUNS.glob("*.json"))
+        raise FileNotFoundError(f"no recording of {device!r} in {RUNS}; there are {names}")
+    return json.loads(found[0].read_text())
+
+
+def save(recording: dict, folder: Path = RUNS) -> Path:
+    """Write a recording as <device>.json and return its path."""
+    name = recording["machine"]["device"].lower()
+    slug = "_".join("".join(c if c.isalnum() else " " for c in name).split())
+    path = Path(folder) / f"{slug}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entries = (f'"{key}": {_rows(value)}' for key, value in recording.items())
+    path.write_text("{\n" + ",\n".join(entries) + "\n}\n")
+    return path
+
+
+def _rows(value) -> str:
+    # One row a line, so that a diff of two recordings can be read.
+    if not isinstance(value, list):
+        return json.dumps(value)
+    return "[\n  " + ",\n  ".join(json.dumps(row) for row in value) + "\n ]"
+
+
+# Measuring -----------------------------------------------------------------
+
+
+def contest(fns: dict[str, Callable], rounds: int = 5) -> dict[str, dict]:
+    """Median ms of each function, run in turns so that all meet the same weather.
+
+    A function that fails once drops out with its problem.
+    """
+    times = {name: [] for name in fns}
+    problems = {}
+    for turn in range(rounds + 1):  # the first is the warm-up
+        for name, fn in fns.items():
+            if name in problems:
+                continue
+            ms, problem = attempt(lambda fn=fn: clock(fn))
+            if problem:
+                problems[name] = problem
+            elif turn:
+                times[name].append(ms)
+    return {
+        name: _result(problems[name], ms=None)
+        if name in problems
+        else {"ms": statistics.median(times[name])}
+        for name in fns
+    }
+
+
+def clock(fn: Callable) -> float:
+    """Milliseconds of one call, the device's work included."""
+    if not _cuda():
+        start = time.perf_counter()
+        fn()
+        return 1e3 * (time.perf_counter() - start)
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    fn()
+    stop.record()
+    stop.synchronize()
+    return start.elapsed_time(stop)
+
+
+def attempt(fn: Callable):
+    """(fn(), None), or (None, problem) where it raised; memory is freed again."""
+    try:
+        return fn(), None
+    except Exception as error:
+        problem = _describe(error)
+        del error
+    gc.collect()
+    if _cuda():
+        torch.cuda.empty_cache()
+    return None, problem
+
+
+def _describe(error: Exception) -> str:
+    memory = (torch.cuda.OutOfMemoryError, MemoryError)
+    if isinstance(error, memory) or "can't allocate memory" in str(error):
+        return "out of memory"
+    message = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {message}"
+
+
+def relative_error(got, o) -> float:
+    """Norm of the difference over the norm of o, in float64."""
+    return ((got.double() - o).norm() / o.norm()).item()
+
+
+def _case(setup: Setup, N: int) -> dict:
+    shape = [1, setup.heads, N, setup.d]
+    return {"dtype": _name(setup.dtype), "shape": shape, "N": N}
+
+
+def _result(problem, **values) -> dict:
+    return values if problem is None else values | {"problem": problem}
+
+
+def _name(dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _cuda() -> bool:
+    return torch.cuda.is_available()
+
+
+def _cpu_name() -> str:
+    return f"CPU {platform.machine()}"
+
+
+def _available_ram() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 8 * GIB  # no way to ask: a modest laptop

@@ -1,0 +1,231 @@
+"""Peak memory of a call: predicted without a device, measured on one.
+
+1. `live_bytes`       run a call and keep book of every tensor that lives: exact on
+                      CPU tensors and, with nothing computed, on meta tensors.
+2. `predicted_peak`   the same on meta copies of the arguments: what the call will
+                      take on a GPU that this machine need not have.
+3. `measured_peak`    what CUDA's allocator says the call took; `measured_timeline`
+                      when.
+
+All count the bytes beyond the arguments, results included, each tensor rounded
+up to 512 as CUDA's allocator does. The books see tensors that PyTorch's
+operators return. Compiled code and fused kernels allocate out of their sight:
+those can only be measured. Lessons 05 and 08.
+"""
+
+import weakref
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+CUBLAS_WORKSPACE = 32 * 2**20  # stays allocated after the first product on Hopper
+# Kernels that take a temporary of their result's size on CUDA (grad * output).
+CUDA_SCRATCH = {"_softmax_backward_data"}
+
+
+class Event(NamedTuple):
+    """One tensor came to life (size > 0) or was freed (size < 0)."""
+
+    size: int
+    live: int  # bytes alive after it
+    name: str  # operator and shape
+
+
+class Timeline(NamedTuple):
+    """Every allocation of one call, in order. Sizes in bytes."""
+
+    events: list[Event]
+
+    @property
+    def peak(self) -> int:
+        return max((e.live for e in self.events), default=0)
+
+    @property
+    def kept(self) -> int:
+        """Bytes alive when the call returned: its results."""
+        return self.events[-1].live if self.events else 0
+
+    def alive_at_peak(self) -> list[tuple[str, int]]:
+        """Name and size of each tensor that was alive when the peak was first met."""
+        alive = []
+        for event in self.events:
+            if event.size > 0:
+                alive.append((event.name, event.size))
+            else:
+                alive.remove((event.name, -event.size))
+            if event.live == self.peak:
+                break
+        return alive
+
+
+def live_bytes(fn: Callable, *args) -> Timeline:
+    """Run fn(*args) and record when each tensor it makes is born and freed.
+
+    Tensors that fn did not make are free of charge. Not for CUDA tensors,
+    whose kernels allocate scratch space unseen: raises ValueError, use
+    `measured_timeline`.
+    """
+    for x in _tensors(args):
+        if x.is_cuda:
+            raise ValueError(
+                "args has a CUDA tensor; use measured_timeline, or predicted_timeline"
+            )
+    with _Bookkeeper() as books:
+        result = fn(*args)
+    events = list(books.events)  # before the result is freed
+    del result
+    return Timeline(events)
+
+
+def predicted_timeline(fn: Callable, *args) -> Timeline:
+    """`live_bytes` of fn on meta copies of its tensor arguments: nothing is
+    computed and no memory is used, whatever their size."""
+    return live_bytes(fn, *tree_map_only(Tensor, _meta_like, args))
+
+
+def predicted_peak(fn: Callable, *args) -> int:
+    """Bytes that fn(*args) will take at its peak on a GPU, beyond its arguments.
+
+    The arguments may be on any device, meta included.
+    """
+    return predicted_timeline(fn, *args).peak
+
+
+def measured_peak(fn: Callable, *args) -> int:
+    """Bytes that fn(*args) took at its peak on the current GPU, beyond what was
+    allocated before. Runs fn twice: the first call makes cuBLAS take its
+    workspace. Raises RuntimeError without a GPU, where CUDA would answer 0.
+    """
+    base = _warm_up(fn, *args)
+    torch.cuda.reset_peak_memory_stats()
+    fn(*args)
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - base
+
+
+def measured_timeline(fn: Callable, *args) -> Timeline:
+    """The timeline of fn(*args) from the history of CUDA's own allocator."""
+    _warm_up(fn, *args)
+    torch.cuda.memory._record_memory_history(context=None, max_entries=1_000_000)
+    try:
+        result = fn(*args)
+        torch.cuda.synchronize()
+        trace = torch.cuda.memory._snapshot()["device_traces"]
+    finally:
+        torch.cuda.memory._record_memory_history(enabled=None)
+    del result
+    events, live = [], 0
+    for entry in trace[torch.cuda.current_device()]:
+        sign = {"alloc": 1, "free_completed": -1}.get(entry["action"], 0)
+        size = sign * _round_up(entry["size"])
+        live += size
+        if size:
+            events.append(Event(size, live, f"block of {abs(size)} B"))
+    return Timeline(events)
+
+
+def bytes_needed(fn: Callable, *args, context: int) -> int:
+    """Bytes a card must have for fn(*args): arguments, predicted peak, cuBLAS's
+    workspace, and the `context` that CUDA takes before the first tensor."""
+    inputs = sum(_round_up(x.numel() * x.dtype.itemsize) for x in _tensors(args))
+    return inputs + predicted_peak(fn, *args) + CUBLAS_WORKSPACE + context
+
+
+def forward(core: Callable, **options) -> Callable:
+    """fn(q, k, v): one call of an attention core without gradients."""
+
+    def run(q, k, v):
+        with torch.no_grad():
+            return core(q, k, v, **options)
+
+    return run
+
+
+def forward_backward(core: Callable, **options) -> Callable:
+    """fn(q, k, v, do): a core's output and the gradients of q, k and v.
+
+    do (..., Nq, dv) is the gradient that comes back from the layers above.
+    """
+
+    def run(q, k, v, do):
+        q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+        o = core(q, k, v, **options)
+        return o, *torch.autograd.grad(o, (q, k, v), do)
+
+    return run
+
+
+class _Bookkeeper(TorchDispatchMode):
+    """Sees every operator's result; a storage dies with its last tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.events, self.live, self.storages = [], 0, {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self._see((args, kwargs), name=None)
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        self._see(result, name)
+        if name in CUDA_SCRATCH and result.is_meta:
+            scratch = _round_up(result.untyped_storage().nbytes())
+            self._enter(scratch, f"scratch of {name} {tuple(result.shape)}")
+            self._enter(-scratch, f"scratch of {name} {tuple(result.shape)}")
+        return result
+
+    def _see(self, tensors, name):
+        for x in _tensors(tensors):
+            storage = x.untyped_storage()
+            if storage._cdata not in self.storages:
+                self._born(storage, name, tuple(x.shape))
+
+    def _born(self, storage, name, shape):
+        # name is None for an argument: it was there before, and is free.
+        size = 0 if name is None else _round_up(storage.nbytes())
+        key, label = storage._cdata, f"{name} {shape}"
+
+        def freed(_):
+            del self.storages[key]
+            self._enter(-size, label)
+
+        self.storages[key] = weakref.ref(storage, freed)
+        self._enter(size, label)
+
+    def _enter(self, size, label):
+        if size:
+            self.live += size
+            self.events.append(Event(size, self.live, label))
+
+
+def _warm_up(fn, *args) -> int:
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            "there is no GPU to measure; predicted_peak and live_bytes need none"
+        )
+    fn(*args)
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_allocated()
+
+
+def _meta_like(x: Tensor) -> Tensor:
+    meta = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+    return meta.requires_grad_(x.requires_grad)
+
+
+def _tensors(x):
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, (tuple, list)):
+        for y in x:
+            yield from _tensors(y)
+    elif isinstance(x, dict):
+        yield from _tensors(list(x.values()))
+
+
+def _round_up(size: int) -> int:
+    return -(-size // 512) * 512

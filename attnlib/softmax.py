@@ -1,0 +1,215 @@
+"""Softmax that splits: from the formula to a state that merges.
+
+The ladder; each rung computes the same function, and adds one idea:
+
+1. `naive_softmax`       the formula; overflows.
+2. `safe_softmax`        subtract the maximum; exact, and never overflows.
+3. `calculate_local_fx`  name the parts: m, l and fx of one block.
+4. `decomposed_softmax`  two blocks, two local results, one answer.
+5. `blocked_softmax`     any number of blocks.
+6. `online_softmax`      one pass, one element at a time.
+
+`SoftmaxState` carries the weighted sum of values along, which is attention.
+Every function works in the dtype of its input; float64 stays float64.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def naive_softmax(x: Tensor) -> Tensor:
+    """Softmax by its formula, exp(x) / sum exp(x), over the last dimension.
+
+    x (..., N) gives (..., N). Overflows to NaN for large x: exp exceeds
+    float32 above 88.7 and float16 above 11.1. Lesson 01.
+    """
+    e = torch.exp(x)  # (..., N)
+    return e / e.sum(-1, keepdim=True)
+
+
+def safe_softmax(x: Tensor) -> Tensor:
+    """Softmax with the maximum subtracted: exp(x - m) / sum exp(x - m).
+
+    x (..., N) gives (..., N). A row that is -inf throughout gives zeros.
+    Lesson 01.
+    """
+    _, l, fx = calculate_local_fx(x)
+    return _divide(fx, l)
+
+
+def calculate_local_fx(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The local softmax results of one block of logits, over its last dimension.
+
+    m = max x, fx = exp(x - m), l = sum fx, so that softmax(x) = fx / l.
+    x (..., N) gives m (..., 1), l (..., 1), fx (..., N) in the dtype of x.
+    A row with nothing to see (all -inf, or N = 0) gives m = -inf, l = 0.
+    Raises TypeError unless x is a floating-point tensor, ValueError if it has
+    no dimension. Source: the project's specification; Milakov & Gimelshein
+    2018, section 2. Lesson 01.
+    """
+    _require_float("x", x)
+    m = _row_max(x)  # (..., 1)
+    fx = torch.exp(x - _finite(m))  # (..., N)
+    return m, fx.sum(-1, keepdim=True), fx
+
+
+def decomposed_softmax(
+    fx1: Tensor, l1: Tensor, m1: Tensor, fx2: Tensor, l2: Tensor, m2: Tensor
+) -> Tensor:
+    """Softmax of two concatenated blocks, from their local results alone.
+
+    With m = max(m1, m2) and l = e^(m1-m) l1 + e^(m2-m) l2, the answer is
+    (e^(m1-m) fx1, e^(m2-m) fx2) / l. fx1 (..., N1) and fx2 (..., N2) give
+    (..., N1 + N2); l and m are (..., 1), as `calculate_local_fx` returns
+    them. Raises TypeError or ValueError naming the argument that does not
+    fit. Source: the project's specification. Lesson 02.
+    """
+    _require_local_results(fx1, l1, m1, fx2, l2, m2)
+    m = torch.maximum(m1, m2)  # (..., 1)
+    a1, a2 = rescale_factor(m1, m), rescale_factor(m2, m)  # (..., 1)
+    l = a1 * l1 + a2 * l2  # (..., 1)
+    return torch.cat((_divide(a1 * fx1, l), _divide(a2 * fx2, l)), dim=-1)
+
+
+def blocked_softmax(x: Tensor, block_size: int) -> Tensor:
+    """Softmax from the local results of blocks of `block_size` logits.
+
+    The m and l of every block are folded first, then each fx is rescaled
+    once. x (..., N) gives (..., N); the last block may be ragged. Lesson 02.
+    """
+    _require_float("x", x)
+    block_size = _require_positive("block_size", block_size)
+    local = [calculate_local_fx(block) for block in x.split(block_size, -1)]
+    m = torch.cat([m_j for m_j, _, _ in local], -1).amax(-1, keepdim=True)
+    l = sum(rescale_factor(m_j, m) * l_j for m_j, l_j, _ in local)  # (..., 1)
+    parts = [_divide(rescale_factor(m_j, m) * fx, l) for m_j, _, fx in local]
+    return torch.cat(parts, -1)
+
+
+def online_softmax(x: Tensor) -> Tensor:
+    """Softmax whose m and l are found in one pass, an element at a time.
+
+    m_j = max(m, x_j); l_j = l e^(m - m_j) + e^(x_j - m_j). The loop loads each
+    element once, the division once more, and stores it: 3 memory accesses an
+    element, where the safe softmax needs 4. x (..., N) gives (..., N).
+    Source: Milakov & Gimelshein 2018, algorithm 3. Lesson 03.
+    """
+    _require_float("x", x)
+    m = x.new_full((*x.shape[:-1], 1), -torch.inf)  # (..., 1)
+    l = torch.zeros_like(m)  # (..., 1)
+    for x_j in x.split(1, -1):  # (..., 1)
+        if x_j.shape[-1]:
+            m_old, m = m, torch.maximum(m, x_j)
+            l = l * rescale_factor(m_old, m) + rescale_factor(x_j, m)
+    return _divide(torch.exp(x - _finite(m)), l)
+
+
+class SoftmaxState(NamedTuple):
+    """What a softmax-weighted sum of values needs to know of the keys seen so far.
+
+    m (..., N, 1) is a reference, usually the largest score; l (..., N, 1) is
+    sum e^(s - m); o (..., N, D) is sum e^(s - m) v. States of disjoint sets of
+    keys `merge` into the state of their union, in any order and bracketing:
+    a commutative monoid with identity (-inf, 0, 0). Lesson 03.
+    """
+
+    m: Tensor
+    l: Tensor
+    o: Tensor
+
+    @classmethod
+    def identity(cls, q: Tensor, v: Tensor) -> "SoftmaxState":
+        """The state of no keys at all, for queries q (..., N, d), values v (..., M, D)."""
+        m = q.new_full((*q.shape[:-1], 1), -torch.inf)  # (..., N, 1)
+        o = q.new_zeros((*q.shape[:-1], v.shape[-1]))  # (..., N, D)
+        return cls(m, torch.zeros_like(m), o)
+
+    @classmethod
+    def of(cls, s: Tensor, v: Tensor) -> "SoftmaxState":
+        """The state of one block: scores s (..., N, M), values v (..., M, D)."""
+        m, l, p = calculate_local_fx(s)  # (..., N, 1), (..., N, 1), (..., N, M)
+        return cls(m, l, p @ v)
+
+    def merge(self, other: "SoftmaxState") -> "SoftmaxState":
+        """The state of both sets of keys: rescale each to the larger m, then add."""
+        m = torch.maximum(self.m, other.m)  # (..., N, 1)
+        a, b = rescale_factor(self.m, m), rescale_factor(other.m, m)  # (..., N, 1)
+        return SoftmaxState(m, a * self.l + b * other.l, a * self.o + b * other.o)
+
+    def finalise(self) -> tuple[Tensor, Tensor]:
+        """Attention's output o / l (..., N, D) and lse = m + log l (..., N).
+
+        Rows that have seen no key give output 0 and lse -inf.
+        """
+        return _divide(self.o, self.l), (self.m + self.l.log()).squeeze(-1)
+
+
+def rescale_factor(m_old: Tensor, m_new: Tensor) -> Tensor:
+    """e^(m_old - m_new), what turns sums relative to m_old into sums relative
+    to m_new; 0 where m_old is -inf, also when m_new is."""
+    return torch.exp(m_old - _finite(m_new))
+
+
+def _row_max(x: Tensor) -> Tensor:
+    # The maximum of no numbers is -inf; amax would raise.
+    return (
+        x.amax(-1, keepdim=True)
+        if x.shape[-1]
+        else x.new_full((*x.shape[:-1], 1), -torch.inf)
+    )
+
+
+def _finite(m: Tensor) -> Tensor:
+    # -inf - (-inf) is NaN. -inf minus the lowest finite number is -inf, and
+    # exp(-inf) is the 0 that an empty row should contribute.
+    return m.clamp(min=torch.finfo(m.dtype).min)
+
+
+def _divide(o: Tensor, l: Tensor) -> Tensor:
+    # l is 0 only for a row that saw no key; its o is 0, and so is its answer.
+    return o / l.masked_fill(l == 0, 1)
+
+
+def _require_float(name: str, x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if x.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise TypeError(
+            f"{name} must be float16, bfloat16, float32 or float64, got {x.dtype}"
+        )
+    if x.dim() == 0:
+        raise ValueError(f"{name} needs at least one dimension, got shape ()")
+
+
+def _require_positive(name: str, n: int) -> int:
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
+        raise TypeError(f"{name} must be an int, got {type(n).__name__}")
+    n = n.__index__()
+    if n < 1:
+        raise ValueError(f"{name} must be at least 1, got {n}")
+    return n
+
+
+def _require_local_results(fx1, l1, m1, fx2, l2, m2) -> None:
+    _require_float("fx1", fx1)
+    _require_float("fx2", fx2)
+    rows = tuple(fx1.shape[:-1])
+    if tuple(fx2.shape[:-1]) != rows:
+        raise ValueError(
+            f"fx2 has shape {tuple(fx2.shape)}, but fx1 has {tuple(fx1.shape)}: "
+            "all but the last dimension must agree"
+        )
+    for name, x in {"fx2": fx2, "l1": l1, "m1": m1, "l2": l2, "m2": m2}.items():
+        _require_float(name, x)
+        if name != "fx2" and tuple(x.shape) != (*rows, 1):
+            raise ValueError(
+                f"{name} has shape {tuple(x.shape)}, expected {(*rows, 1)}: "
+                "one number a row, the last dimension kept"
+            )
+        if x.dtype != fx1.dtype or x.device != fx1.device:
+            raise TypeError(
+                f"{name} is {x.dtype} on {x.device}, but fx1 is {fx1.dtype} "
+                f"on {fx1.device}: both blocks need the same"
+            )
