@@ -17,19 +17,3 @@ from attnlib.softmax import (
     online_softmax,
     safe_softmax,
 )
-
-__all__ = [
-    "FlashAttentionCore",
-    "SoftmaxState",
-    "StdAttentionCord",
-    "attention_oracle",
-    "blocked_softmax",
-    "calculate_local_fx",
-    "decomposed_softmax",
-    "flash_attention",
-    "naive_softmax",
-    "online_attention",
-    "online_softmax",
-    "safe_softmax",
-    "standard_attention",
-]

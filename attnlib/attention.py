@@ -28,16 +28,15 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from attnlib.masks import Mask, Tile, visible
-from attnlib.softmax import (
-    SoftmaxState,
-    _finite,
-    _require_float,
-    _require_positive,
-    _row_max,
+from attnlib.preconditions import (
+    head_group,
+    require_attention_inputs,
+    require_head_size,
+    require_positive,
 )
+from attnlib.softmax import SoftmaxState, _finite, _row_max
 
 
 class StdAttentionCord(nn.Module):
@@ -50,18 +49,13 @@ class StdAttentionCord(nn.Module):
 
     def __init__(self, attention_head_size: int):
         super().__init__()
-        self.attention_head_size = _require_positive(
-            "attention_head_size", attention_head_size
-        )
+        self.attention_head_size = require_positive("attention_head_size", attention_head_size)
 
-    def forward(
-        self, q, k, v, *, causal=False, key_mask=None, window=None, return_lse=False
-    ):
+    def forward(self, q, k, v, *, causal=False, key_mask=None, window=None, return_lse=False):
         """Shapes, options and errors as in this module's docstring."""
-        _require_head_size(q, self.attention_head_size)
-        return standard_attention(
-            q, k, v, causal=causal, key_mask=key_mask, window=window, return_lse=return_lse
-        )
+        require_head_size(q, self.attention_head_size)
+        options = {"causal": causal, "key_mask": key_mask, "window": window}
+        return standard_attention(q, k, v, **options, return_lse=return_lse)
 
     def extra_repr(self) -> str:
         return f"attention_head_size={self.attention_head_size}"
@@ -77,31 +71,17 @@ class FlashAttentionCore(nn.Module):
 
     def __init__(self, attention_head_size: int, block_size: int):
         super().__init__()
-        self.attention_head_size = _require_positive(
-            "attention_head_size", attention_head_size
-        )
-        self.block_size = _require_positive("block_size", block_size)
+        self.attention_head_size = require_positive("attention_head_size", attention_head_size)
+        self.block_size = require_positive("block_size", block_size)
 
-    def forward(
-        self, q, k, v, *, causal=False, key_mask=None, window=None, return_lse=False
-    ):
+    def forward(self, q, k, v, *, causal=False, key_mask=None, window=None, return_lse=False):
         """Shapes, options and errors as in this module's docstring."""
-        _require_head_size(q, self.attention_head_size)
-        return flash_attention(
-            q,
-            k,
-            v,
-            self.block_size,
-            causal=causal,
-            key_mask=key_mask,
-            window=window,
-            return_lse=return_lse,
-        )
+        require_head_size(q, self.attention_head_size)
+        options = {"causal": causal, "key_mask": key_mask, "window": window}
+        return flash_attention(q, k, v, self.block_size, **options, return_lse=return_lse)
 
     def extra_repr(self) -> str:
-        return (
-            f"attention_head_size={self.attention_head_size}, block_size={self.block_size}"
-        )
+        return f"attention_head_size={self.attention_head_size}, block_size={self.block_size}"
 
 
 # Rung 1 --------------------------------------------------------------------
@@ -115,10 +95,10 @@ def attention_oracle(
     Nothing is saved or skipped, k and v are copied out to q's heads. Raises as
     the cores do.
     """
-    mask = _check_inputs(q, k, v, causal, key_mask, window)
+    mask = _mask(q, k, v, causal, key_mask, window)
     q, k, v = q.double(), k.double(), v.double()
     if q.dim() > 2:
-        k, v = (x.repeat_interleave(_group(q, k), -3) for x in (k, v))
+        k, v = (x.repeat_interleave(head_group(q, k), -3) for x in (k, v))
     see = visible(mask.Nq, mask.Nk, causal=causal, window=window, device=q.device)
     if key_mask is not None:
         see = see & key_mask[..., None, :]  # (..., Nq, Nk)
@@ -132,12 +112,10 @@ def attention_oracle(
 # Rung 2 --------------------------------------------------------------------
 
 
-def standard_attention(
-    q, k, v, *, causal=False, key_mask=None, window=None, return_lse=False
-):
+def standard_attention(q, k, v, *, causal=False, key_mask=None, window=None, return_lse=False):
     """Textbook attention; the functional form of `StdAttentionCord`."""
-    mask = _check_inputs(q, k, v, causal, key_mask, window)
-    shape, group = q.shape[:-1], _group(q, k)
+    mask = _mask(q, k, v, causal, key_mask, window)
+    shape, group = q.shape[:-1], head_group(q, k)
     q, k, v = (x if x.dim() > 2 else x[None] for x in (q, k, v))
     # A group of query heads shares its keys as if it were one longer head.
     folded = (*k.shape[:-2], group * mask.Nq)
@@ -195,9 +173,9 @@ def flash_attention(
     q, k, v, block_size, *, causal=False, key_mask=None, window=None, return_lse=False
 ):
     """Tiled attention in linear memory; functional form of `FlashAttentionCore`."""
-    mask = _check_inputs(q, k, v, causal, key_mask, window)
-    block_size = _require_positive("block_size", block_size)
-    shape, group = q.shape[:-1], _group(q, k)
+    mask = _mask(q, k, v, causal, key_mask, window)
+    block_size = require_positive("block_size", block_size)
+    shape, group = q.shape[:-1], head_group(q, k)
     q, k, v = (x if x.dim() > 2 else x[None] for x in (q, k, v))
     # From here on q is (..., Hk, G, Nq, d): G query heads to each of Hk.
     q = q.unflatten(-3, (k.shape[-3], group))
@@ -221,10 +199,29 @@ class _FlashAttention(torch.autograd.Function):
         return o, lse
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, do, dlse):
-        saved = ctx.saved_tensors
-        return *_flash_backward(*saved, do, dlse, ctx.mask, ctx.block_size), None, None
+        q, k, v, *_ = saved = ctx.saved_tensors
+        with torch.no_grad():
+            grads = _flash_backward(*saved, do, dlse, ctx.mask, ctx.block_size)
+        if torch.is_grad_enabled():  # somebody keeps the graph of this backward
+            grads = _OnceDifferentiable.apply(*grads, q, k, v, do, dlse)
+        return *grads, None, None
+
+
+class _OnceDifferentiable(torch.autograd.Function):
+    """Ties the gradients to what they came from, so that a second backward cannot
+    take them for constants."""
+
+    @staticmethod
+    def forward(ctx, dq, dk, dv, *came_from):
+        return dq.view_as(dq), dk.view_as(dk), dv.view_as(dv)
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError(
+            "flash_attention can be differentiated once only; for second derivatives "
+            "use standard_attention (StdAttentionCord), which gives the same answer"
+        )
 
 
 def _flash_forward(q, k, v, mask, block_size, return_lse):
@@ -331,6 +328,11 @@ def _matrices(x: Tensor) -> Tensor:
     return x.flatten(-3, -2).flatten(0, -3)
 
 
+def _mask(q, k, v, causal, key_mask, window) -> Mask:
+    window = require_attention_inputs(q, k, v, causal, key_mask, window)
+    return Mask(q.shape[-2], k.shape[-2], causal, window, key_mask)
+
+
 def _score_buffer(q, k, block_size) -> Tensor:
     rows, cols = min(block_size, q.shape[-2]), min(block_size, k.shape[-2])
     heads = math.prod(q.shape[:-2])
@@ -348,81 +350,3 @@ def _exp_(x: Tensor) -> Tensor:
     """e^x in place. On CPUs exp_ can be 30 times slower where it underflows, and
     is slower everywhere; exp2_ is not. (`measure` shows it.)"""
     return x.mul_(LOG2_E).exp2_() if x.device.type == "cpu" else x.exp_()
-
-
-# Preconditions -------------------------------------------------------------
-
-
-def _group(q: Tensor, k: Tensor) -> int:
-    """How many query heads share a key head; 1 without a head dimension."""
-    return q.shape[-3] // max(k.shape[-3], 1) if q.dim() > 2 else 1
-
-
-def _require_head_size(q, attention_head_size: int) -> None:
-    _require_float("q", q)
-    if q.shape[-1] != attention_head_size:
-        raise ValueError(
-            f"q has head size {q.shape[-1]} (shape {tuple(q.shape)}), but this core "
-            f"was made with attention_head_size={attention_head_size}"
-        )
-
-
-def _check_inputs(q, k, v, causal, key_mask, window) -> Mask:
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        _require_float(name, x)
-        if x.layout != torch.strided or x.is_nested:
-            raise TypeError(f"{name} must be a dense tensor, got layout {x.layout}")
-        if x.dim() < 2 or x.dim() != q.dim():
-            raise ValueError(
-                f"{name} must be (..., N, d) with as many dimensions as q, at least "
-                f"2; got shape {tuple(x.shape)}, q is {tuple(q.shape)}"
-            )
-        if x.dtype != q.dtype or x.device != q.device:
-            raise TypeError(
-                f"{name} is {x.dtype} on {x.device}, but q is {q.dtype} on {q.device}"
-            )
-    _check_shapes(q, k, v)
-    if not isinstance(causal, bool):
-        raise TypeError(f"causal must be a bool, got {type(causal).__name__}")
-    if window is not None:
-        window = _require_positive("window", window)
-    if key_mask is not None:
-        _check_key_mask(key_mask, q, k)
-    return Mask(q.shape[-2], k.shape[-2], causal, window, key_mask)
-
-
-def _check_shapes(q, k, v) -> None:
-    Q, K, V = (tuple(x.shape) for x in (q, k, v))
-    if Q[-1] < 1:
-        raise ValueError(f"q has head size 0, shape {Q}; it must be at least 1")
-    if K[-1] != Q[-1]:
-        raise ValueError(f"k has head size {K[-1]}, but q has {Q[-1]}: {K} and {Q}")
-    if V[-2] != K[-2]:
-        raise ValueError(f"v has {V[-2]} rows, but k has {K[-2]} keys: {V} and {K}")
-    for name, X in (("k", K), ("v", V)):
-        if X[:-3] != Q[:-3]:
-            raise ValueError(
-                f"{name} has leading dimensions {X[:-3]}, but q has {Q[:-3]}; "
-                "use expand, which copies nothing"
-            )
-    if len(Q) > 2 and V[-3] != K[-3]:
-        raise ValueError(f"v has {V[-3]} heads, but k has {K[-3]}: {V} and {K}")
-    if len(Q) > 2 and Q[-3] != _group(q, k) * K[-3]:
-        raise ValueError(
-            f"k has {K[-3]} heads, which does not divide q's {Q[-3]}: {K} and {Q}"
-        )
-
-
-def _check_key_mask(key_mask, q, k) -> None:
-    if not isinstance(key_mask, Tensor) or key_mask.dtype != torch.bool:
-        got = getattr(key_mask, "dtype", type(key_mask).__name__)
-        raise TypeError(f"key_mask must be a bool tensor, True = may be seen; got {got}")
-    if key_mask.device != q.device:
-        raise TypeError(f"key_mask is on {key_mask.device}, but q is on {q.device}")
-    full, got = (*q.shape[:-2], k.shape[-2]), tuple(key_mask.shape)
-    fits = len(got) == len(full) and all(g in (1, f) for g, f in zip(got[:-1], full[:-1]))
-    if got[-1:] != full[-1:] or not (len(got) == 1 or fits):
-        raise ValueError(
-            f"key_mask has shape {got}, expected {full} with 1 where it is shared, "
-            f"or ({full[-1]},); for one of shape (batch, Nk) use key_mask[:, None]"
-        )

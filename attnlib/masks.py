@@ -113,17 +113,13 @@ class Mask(NamedTuple):
 
     def tile_rows(self, block_size: int) -> Iterator[tuple[slice, list[Tile]]]:
         """`tile_rows` of this mask."""
-        return tile_rows(
-            self.Nq, self.Nk, block_size, causal=self.causal, window=self.window
-        )
+        return tile_rows(self.Nq, self.Nk, block_size, causal=self.causal, window=self.window)
 
     def hide_(self, s: Tensor, tile: Tile) -> Tensor:
         """Set the tile's scores s (..., rows, cols) to -inf where hidden, in place."""
         if tile.partial:
             shift = self.Nk - self.Nq
-            s.masked_fill_(
-                hidden(tile, shift, window=self.window, device=s.device), -math.inf
-            )
+            s.masked_fill_(hidden(tile, shift, window=self.window, device=s.device), -math.inf)
         if self.key_mask is not None:
             s.masked_fill_(~self.key_mask[..., None, tile.cols], -math.inf)
         return s

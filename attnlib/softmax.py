@@ -18,6 +18,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attnlib.preconditions import (
+    require_float,
+    require_local_results,
+    require_positive,
+)
+
 
 def naive_softmax(x: Tensor) -> Tensor:
     """Softmax by its formula, exp(x) / sum exp(x), over the last dimension.
@@ -49,7 +55,7 @@ def calculate_local_fx(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     no dimension. Source: the project's specification; Milakov & Gimelshein
     2018, section 2. Lesson 01.
     """
-    _require_float("x", x)
+    require_float("x", x)
     m = _row_max(x)  # (..., 1)
     fx = torch.exp(x - _finite(m))  # (..., N)
     return m, fx.sum(-1, keepdim=True), fx
@@ -66,7 +72,7 @@ def decomposed_softmax(
     them. Raises TypeError or ValueError naming the argument that does not
     fit. Source: the project's specification. Lesson 02.
     """
-    _require_local_results(fx1, l1, m1, fx2, l2, m2)
+    require_local_results(fx1, l1, m1, fx2, l2, m2)
     m = torch.maximum(m1, m2)  # (..., 1)
     a1, a2 = rescale_factor(m1, m), rescale_factor(m2, m)  # (..., 1)
     l = a1 * l1 + a2 * l2  # (..., 1)
@@ -79,8 +85,8 @@ def blocked_softmax(x: Tensor, block_size: int) -> Tensor:
     The m and l of every block are folded first, then each fx is rescaled
     once. x (..., N) gives (..., N); the last block may be ragged. Lesson 02.
     """
-    _require_float("x", x)
-    block_size = _require_positive("block_size", block_size)
+    require_float("x", x)
+    block_size = require_positive("block_size", block_size)
     local = [calculate_local_fx(block) for block in x.split(block_size, -1)]
     m = torch.cat([m_j for m_j, _, _ in local], -1).amax(-1, keepdim=True)
     l = sum(rescale_factor(m_j, m) * l_j for m_j, l_j, _ in local)  # (..., 1)
@@ -96,7 +102,7 @@ def online_softmax(x: Tensor) -> Tensor:
     element, where the safe softmax needs 4. x (..., N) gives (..., N).
     Source: Milakov & Gimelshein 2018, algorithm 3. Lesson 03.
     """
-    _require_float("x", x)
+    require_float("x", x)
     m = x.new_full((*x.shape[:-1], 1), -torch.inf)  # (..., 1)
     l = torch.zeros_like(m)  # (..., 1)
     for x_j in x.split(1, -1):  # (..., 1)
@@ -155,9 +161,7 @@ def rescale_factor(m_old: Tensor, m_new: Tensor) -> Tensor:
 def _row_max(x: Tensor) -> Tensor:
     # The maximum of no numbers is -inf; amax would raise.
     return (
-        x.amax(-1, keepdim=True)
-        if x.shape[-1]
-        else x.new_full((*x.shape[:-1], 1), -torch.inf)
+        x.amax(-1, keepdim=True) if x.shape[-1] else x.new_full((*x.shape[:-1], 1), -torch.inf)
     )
 
 
@@ -170,46 +174,3 @@ def _finite(m: Tensor) -> Tensor:
 def _divide(o: Tensor, l: Tensor) -> Tensor:
     # l is 0 only for a row that saw no key; its o is 0, and so is its answer.
     return o / l.masked_fill(l == 0, 1)
-
-
-def _require_float(name: str, x: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
-    if x.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        raise TypeError(
-            f"{name} must be float16, bfloat16, float32 or float64, got {x.dtype}"
-        )
-    if x.dim() == 0:
-        raise ValueError(f"{name} needs at least one dimension, got shape ()")
-
-
-def _require_positive(name: str, n: int) -> int:
-    if isinstance(n, bool) or not hasattr(n, "__index__"):
-        raise TypeError(f"{name} must be an int, got {type(n).__name__}")
-    n = n.__index__()
-    if n < 1:
-        raise ValueError(f"{name} must be at least 1, got {n}")
-    return n
-
-
-def _require_local_results(fx1, l1, m1, fx2, l2, m2) -> None:
-    _require_float("fx1", fx1)
-    _require_float("fx2", fx2)
-    rows = tuple(fx1.shape[:-1])
-    if tuple(fx2.shape[:-1]) != rows:
-        raise ValueError(
-            f"fx2 has shape {tuple(fx2.shape)}, but fx1 has {tuple(fx1.shape)}: "
-            "all but the last dimension must agree"
-        )
-    for name, x in {"fx2": fx2, "l1": l1, "m1": m1, "l2": l2, "m2": m2}.items():
-        _require_float(name, x)
-        if name != "fx2" and tuple(x.shape) != (*rows, 1):
-            raise ValueError(
-                f"{name} has shape {tuple(x.shape)}, expected {(*rows, 1)}: "
-                "one number a row, the last dimension kept"
-            )
-        if x.dtype != fx1.dtype or x.device != fx1.device:
-            raise TypeError(
-                f"{name} is {x.dtype} on {x.device}, but fx1 is {fx1.dtype} "
-                f"on {fx1.device}: both blocks need the same"
-            )

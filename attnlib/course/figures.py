@@ -73,9 +73,7 @@ def draw_peak_memory(rows: list[dict], ax=None):
                 va="center",
             )
         _label(ax, end, core)
-    ax.set(
-        xscale="log", yscale="log", xlabel="sequence length N", ylabel="peak memory, MiB"
-    )
+    ax.set(xscale="log", yscale="log", xlabel="sequence length N", ylabel="peak memory, MiB")
     _token_axis(ax, rows)
     return ax
 
@@ -162,9 +160,7 @@ def _readme_picture() -> Figure:
     draw_peak_memory(rows, ax)
     ax.set_title("Same answer, without the N × N matrix")
     where = recording["machine"]["device"]
-    ax.set_xlabel(
-        f"sequence length N   (8 heads of 64, float32; {where}, {recording['date']})"
-    )
+    ax.set_xlabel(f"sequence length N   (8 heads of 64, float32; {where}, {recording['date']})")
     return fig
 
 

@@ -19,9 +19,7 @@ def lessons(names=()) -> list[Path]:
         stem = Path(name).stem
         matches = [p for p in everything if p.stem == stem or p.stem[:2] == stem]
         if not matches:
-            raise ValueError(
-                f"no lesson {name!r}; there are {[p.stem for p in everything]}"
-            )
+            raise ValueError(f"no lesson {name!r}; there are {[p.stem for p in everything]}")
         found += matches
     return found
 

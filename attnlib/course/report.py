@@ -85,9 +85,7 @@ def summary(recording: dict) -> str:
         ),
         _agreement(memory),
         "Error against float64\n"
-        + table(
-            recording["errors"], dtype="dtype", input="input", core="core", error=error()
-        ),
+        + table(recording["errors"], dtype="dtype", input="input", core="core", error=error()),
         "Block size\n"
         + table(
             recording["blocks"],
@@ -135,9 +133,7 @@ def kernel_table(rows: list[dict]) -> str:
 def _agreement(memory: list[dict]) -> str:
     both = [r for r in memory if r["predicted"] and r.get("measured")]
     equal = sum(r["predicted"] == r["measured"] for r in both)
-    return (
-        f"predicted = measured, to the byte, in {equal} of {len(both)} rows that have both"
-    )
+    return f"predicted = measured, to the byte, in {equal} of {len(both)} rows that have both"
 
 
 def _shown(row, key, show) -> str:

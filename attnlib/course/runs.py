@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import NamedTuple
 
@@ -178,7 +179,7 @@ def measure_errors() -> list[dict]:
             q, k, v = (x.to(device_type(), dtype) for x in qkv)
             o, _ = attention_oracle(q, k, v)
             for core, fn in Setup(dtype, 8, q.shape[-1], (256,)).cores().items():
-                got, problem = attempt(lambda fn=fn: forward(fn)(q, k, v))
+                got, problem = attempt(forward(fn), q, k, v)
                 error = None if problem else relative_error(got, o)
                 row = {"dtype": _name(dtype), "input": name, "core": core}
                 rows.append(row | _result(problem, error=error))
@@ -203,24 +204,22 @@ def memory_row(setup: Setup, core: str, mode: str, N: int) -> dict:
     predicted = None
     if not core.startswith("SDPA"):
         predicted = predicted_peak(fn, *setup.qkv(N, n, "meta"))
-    if _cuda():
-        measured, problem = attempt(lambda: measured_peak(fn, *setup.qkv(N, n)))
-    elif predicted and N <= 2048:  # a real run on CPU tensors, counted
-        measured, problem = attempt(lambda: live_bytes(fn, *setup.qkv(N, n)).peak)
+    if _cuda() or (predicted and N <= 2048):
+        # The inputs are made inside the attempt: they may not fit either.
+        measured, problem = attempt(lambda: _peak(fn, *setup.qkv(N, n)))
     else:
-        measured, problem = None, "only counted up to N = 2048 on a CPU"
+        measured, problem = None, "counted to N = 2048" if predicted else "fused: unseen"
     row = _case(setup, N) | {"core": core, "mode": mode, "predicted": predicted}
     return row | _result(problem, measured=measured)
 
 
 def measure_time() -> list[dict]:
     """Time of each core over N: forward, causal and training."""
+    modes = ("forward", "causal", "training")
     rows = []
     for setup in setups() if _cuda() else setups()[:1]:
         for N in sizes(setup):
-            for mode in (
-                ("forward", "causal", "training") if _cuda() else ("forward", "causal")
-            ):
+            for mode in modes if _cuda() else modes[:2]:
                 rows += time_rows(setup, N, mode)
     return rows
 
@@ -229,14 +228,10 @@ def time_rows(setup: Setup, N: int, mode: str) -> list[dict]:
     """One contest: all cores in turns on the same inputs, medians of 5."""
     options = {"causal": mode == "causal"}
     wrap, n = (forward_backward, 4) if mode == "training" else (forward, 3)
-    inputs = setup.qkv(N, n)
-    fns = {
-        core: (lambda fn=wrap(core_fn, **options): fn(*inputs))
-        for core, core_fn in setup.cores().items()
-    }
+    fns = {core: wrap(fn, **options) for core, fn in setup.cores().items()}
     return [
         _case(setup, N) | {"core": core, "mode": mode} | result
-        for core, result in contest(fns).items()
+        for core, result in contest(fns, *setup.qkv(N, n)).items()
     ]
 
 
@@ -271,9 +266,12 @@ def measure_fits(memory: int = 8 * GIB) -> list[dict]:
             def needed(N, run=run, n=n):
                 return bytes_needed(run, *setup.qkv(N, n, "meta"), context=context)
 
-            N = largest(lambda N: needed(N) <= card, step)  # noqa: B023
+            def tries(N, run=run, n=n):
+                run(*setup.qkv(N, n))
+
+            N = largest(lambda N, needed=needed: needed(N) <= card, step)
             for tried in (N, N + step):
-                _, problem = attempt(lambda: run(*setup.qkv(tried, n)))  # noqa: B023
+                _, problem = attempt(tries, tried)
                 row = {"core": core, "mode": mode, "card": card, "needed": needed(tried)}
                 fits = {"fits": tried == N, "ran": problem is None}
                 rows.append(_case(setup, tried) | row | fits | _result(problem))
@@ -314,7 +312,7 @@ def measure_kernel(target: str, timeout: float = 300) -> list[dict]:
     pool = ProcessPoolExecutor(1, mp_context=context)
     try:
         return pool.submit(_measure_kernel, target).result(timeout)
-    except TimeoutError:
+    except FutureTimeoutError:
         problem = f"no answer in {timeout:g} s"
     except Exception as error:  # BrokenProcessPool: the process died
         problem = f"the process died ({type(error).__name__})"
@@ -350,17 +348,13 @@ def _measure_kernel(target: str) -> list[dict]:
             standard = forward(StdAttentionCord(setup.d), causal=causal)
             run = forward(kernel, causal=causal)
             row = _case(setup, N) | {"core": target, "causal": causal}
-            got, problem = attempt(lambda: run(q.clone(), k.clone(), v.clone()))
+            got, problem = attempt(run, q.clone(), k.clone(), v.clone())
             if problem is None:
                 verdict, error = judge(got, o, standard(q, k, v))
                 row |= {"error": error, "verdict": verdict}
-                contestants = {"standard": standard, target: run}
-                times = contest(
-                    {name: (lambda fn=fn: fn(q, k, v)) for name, fn in contestants.items()}
-                )
+                times = contest({"standard": standard, target: run}, q, k, v)
                 row |= times[target] | {"standard_ms": times["standard"]["ms"]}
-                peak = measured_peak if _cuda() else lambda *a: live_bytes(*a).peak
-                row["measured"] = attempt(lambda: peak(run, q, k, v))[0]
+                row["measured"], _ = attempt(_peak, run, q, k, v)
             rows.append(row | _result(problem))
     return rows
 
@@ -444,8 +438,8 @@ def _rows(value) -> str:
 # Measuring -----------------------------------------------------------------
 
 
-def contest(fns: dict[str, Callable], rounds: int = 5) -> dict[str, dict]:
-    """Median ms of each function, run in turns so that all meet the same weather.
+def contest(fns: dict[str, Callable], *args, rounds: int = 5) -> dict[str, dict]:
+    """Median ms of each fn(*args), run in turns so that all meet the same weather.
 
     A function that fails once drops out with its problem.
     """
@@ -455,7 +449,7 @@ def contest(fns: dict[str, Callable], rounds: int = 5) -> dict[str, dict]:
         for name, fn in fns.items():
             if name in problems:
                 continue
-            ms, problem = attempt(lambda fn=fn: clock(fn))
+            ms, problem = attempt(clock, fn, *args)
             if problem:
                 problems[name] = problem
             elif turn:
@@ -468,24 +462,29 @@ def contest(fns: dict[str, Callable], rounds: int = 5) -> dict[str, dict]:
     }
 
 
-def clock(fn: Callable) -> float:
-    """Milliseconds of one call, the device's work included."""
+def clock(fn: Callable, *args) -> float:
+    """Milliseconds of fn(*args), the device's work included."""
     if not _cuda():
         start = time.perf_counter()
-        fn()
+        fn(*args)
         return 1e3 * (time.perf_counter() - start)
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
-    fn()
+    fn(*args)
     stop.record()
     stop.synchronize()
     return start.elapsed_time(stop)
 
 
-def attempt(fn: Callable):
-    """(fn(), None), or (None, problem) where it raised; memory is freed again."""
+def _peak(fn: Callable, *args) -> int:
+    """Measured on a GPU; on a CPU counted while it really runs."""
+    return measured_peak(fn, *args) if _cuda() else live_bytes(fn, *args).peak
+
+
+def attempt(fn: Callable, *args):
+    """(fn(*args), None), or (None, problem) where it raised, its memory freed."""
     try:
-        return fn(), None
+        return fn(*args), None
     except Exception as error:
         problem = _describe(error)
         del error
@@ -526,14 +525,20 @@ def _cuda() -> bool:
 
 
 def _cpu_name() -> str:
-    return f"CPU {platform.machine()}"
+    model = _proc("cpuinfo", "model name") or platform.processor() or platform.machine()
+    return f"CPU {model}"
 
 
 def _available_ram() -> int:
+    available = _proc("meminfo", "MemAvailable")
+    # Where there is no such file, take it for a modest laptop.
+    return int(available.split()[0]) * 1024 if available else 8 * GIB
+
+
+def _proc(file: str, field: str) -> str:
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+        lines = Path("/proc", file).read_text().splitlines()
     except OSError:
-        pass
-    return 8 * GIB  # no way to ask: a modest laptop
+        return ""
+    found = [line.partition(":")[2] for line in lines if line.startswith(field)]
+    return found[0].strip() if found else ""

@@ -1,0 +1,124 @@
+"""What the functions of this library may be given, and errors that teach.
+
+Each raises TypeError or ValueError naming the argument, what came, and what was
+expected. The algorithms call them first and stay free of checks themselves.
+"""
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def require_float(name: str, x: Tensor) -> None:
+    """x must be a dense floating-point tensor of at least one dimension."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if x.dtype not in FLOATS:
+        raise TypeError(f"{name} must be one of {FLOATS}, got {x.dtype}")
+    if x.layout != torch.strided or x.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got layout {x.layout}")
+    if x.dim() == 0:
+        raise ValueError(f"{name} needs at least one dimension, got shape ()")
+
+
+def require_positive(name: str, n: int) -> int:
+    """n as an int, at least 1."""
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
+        raise TypeError(f"{name} must be an int, got {type(n).__name__}")
+    if n.__index__() < 1:
+        raise ValueError(f"{name} must be at least 1, got {n}")
+    return n.__index__()
+
+
+def require_same_kind(name: str, x: Tensor, like_name: str, like: Tensor) -> None:
+    """x must have the dtype and device of `like`."""
+    if x.dtype != like.dtype or x.device != like.device:
+        raise TypeError(
+            f"{name} is {x.dtype} on {x.device}, "
+            f"but {like_name} is {like.dtype} on {like.device}"
+        )
+
+
+def require_local_results(fx1, l1, m1, fx2, l2, m2) -> None:
+    """Two blocks as `calculate_local_fx` returns them: the same rows in each."""
+    for name, x in {"fx1": fx1, "fx2": fx2, "l1": l1, "m1": m1, "l2": l2, "m2": m2}.items():
+        require_float(name, x)
+        require_same_kind(name, x, "fx1", fx1)
+        expected = (*fx1.shape[:-1], x.shape[-1] if name in ("fx1", "fx2") else 1)
+        if tuple(x.shape) != expected:
+            raise ValueError(
+                f"{name} has shape {tuple(x.shape)}, expected {expected}, "
+                f"to go with fx1 {tuple(fx1.shape)}"
+            )
+
+
+def head_group(q: Tensor, k: Tensor) -> int:
+    """How many query heads share a key head; 1 without a head dimension."""
+    return q.shape[-3] // max(k.shape[-3], 1) if q.dim() > 2 else 1
+
+
+def require_head_size(q, attention_head_size: int) -> None:
+    """q's last dimension must be the one that the core was made for."""
+    require_float("q", q)
+    if q.shape[-1] != attention_head_size:
+        raise ValueError(
+            f"q has head size {q.shape[-1]} (shape {tuple(q.shape)}), but this core "
+            f"was made with attention_head_size={attention_head_size}"
+        )
+
+
+def require_attention_inputs(q, k, v, causal, key_mask, window) -> int | None:
+    """q (..., Nq, d), k (..., Nk, d), v (..., Nk, dv) and masks that fit them.
+
+    Returns the window as an int.
+    """
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        require_float(name, x)
+        require_same_kind(name, x, "q", q)
+        if x.dim() < 2 or x.dim() != q.dim():
+            raise ValueError(
+                f"{name} must be (..., N, d), with as many dimensions as q; "
+                f"got shape {tuple(x.shape)}, q is {tuple(q.shape)}"
+            )
+    _require_shapes(q, k, v)
+    if not isinstance(causal, bool):
+        raise TypeError(f"causal must be a bool, got {type(causal).__name__}")
+    if key_mask is not None:
+        _require_key_mask(key_mask, q, k)
+    return None if window is None else require_positive("window", window)
+
+
+def _require_shapes(q, k, v) -> None:
+    Q, K, V = (tuple(x.shape) for x in (q, k, v))
+    if Q[-1] < 1:
+        raise ValueError(f"q has head size 0, shape {Q}; it must be at least 1")
+    if K[-1] != Q[-1]:
+        raise ValueError(f"k has head size {K[-1]}, but q has {Q[-1]}: {K} and {Q}")
+    if V[-2] != K[-2]:
+        raise ValueError(f"v has {V[-2]} rows, but k has {K[-2]} keys: {V} and {K}")
+    for name, X in (("k", K), ("v", V)):
+        if X[:-3] != Q[:-3]:
+            raise ValueError(
+                f"{name} has leading dimensions {X[:-3]}, but q has {Q[:-3]}; "
+                "use expand, which copies nothing"
+            )
+    if V[:-2] != K[:-2]:
+        raise ValueError(f"v has {V[-3]} heads, but k has {K[-3]}: {V} and {K}")
+    if len(Q) > 2 and Q[-3] != head_group(q, k) * K[-3]:
+        raise ValueError(f"k has {K[-3]} heads, no divisor of q's {Q[-3]}: {K} and {Q}")
+
+
+def _require_key_mask(key_mask, q, k) -> None:
+    if not isinstance(key_mask, Tensor) or key_mask.dtype != torch.bool:
+        got = getattr(key_mask, "dtype", type(key_mask).__name__)
+        raise TypeError(f"key_mask must be a bool tensor, True = may be seen; got {got}")
+    if key_mask.device != q.device:
+        raise TypeError(f"key_mask is on {key_mask.device}, but q is on {q.device}")
+    full, got = (*q.shape[:-2], k.shape[-2]), tuple(key_mask.shape)
+    fits = len(got) == len(full) and all(g in (1, f) for g, f in zip(got, full))
+    if got[-1:] != full[-1:] or not (fits or len(got) == 1):
+        raise ValueError(
+            f"key_mask has shape {got}, expected {full}, with 1 where it is shared, "
+            f"or ({full[-1]},); one of shape (batch, Nk) goes in as key_mask[:, None]"
+        )

@@ -1,0 +1,393 @@
+"""Both cores are one function: against float64, with every mask, and backwards."""
+
+import ast
+import io
+import math
+import tokenize
+from pathlib import Path
+
+import pytest
+import torch
+from cases import (
+    FULL,
+    HALF,
+    HURTING,
+    cores,
+    need,
+    oracle,
+    random_qkv,
+    relative_error,
+    tolerance,
+)
+from torch import nn
+
+import attnlib
+from attnlib import (
+    FlashAttentionCore,
+    StdAttentionCord,
+    attention_oracle,
+    calculate_local_fx,
+    decomposed_softmax,
+    flash_attention,
+    online_attention,
+    standard_attention,
+)
+
+hypothesis = need("hypothesis")
+st = hypothesis.strategies
+ATTENTION = pytest.mark.parametrize("name", HURTING)
+
+
+# The specification ---------------------------------------------------------
+
+
+def test_the_specification_example_is_true_twice():
+    x1, x2 = torch.randn(16, 1024), torch.randn(16, 1024)
+    standard = nn.Softmax(dim=-1)(torch.cat((x1, x2), dim=-1))
+    m1, l1, fx1 = calculate_local_fx(x1)
+    m2, l2, fx2 = calculate_local_fx(x2)
+    assert torch.allclose(standard, decomposed_softmax(fx1, l1, m1, fx2, l2, m2), atol=1e-3)
+    std_out = StdAttentionCord(x1.shape[-1])(x1, x2, x2)
+    flash_out = FlashAttentionCore(x1.shape[-1], 8)(x1, x2, x2)
+    assert torch.allclose(std_out, flash_out, atol=1e-3)
+
+
+def test_its_sibling_is_true():
+    q, k, v = torch.rand(3, 8, 512, 768)
+    out = FlashAttentionCore(768, 8)(q, k, v)
+    assert torch.allclose(StdAttentionCord(768)(q, k, v), out, atol=1e-3)
+
+
+# Against float64 -----------------------------------------------------------
+
+
+@ATTENTION
+@pytest.mark.parametrize("block_size", [5, 64, 1000])
+@pytest.mark.parametrize("dtype", FULL)
+def test_both_cores_agree_with_float64(name, block_size, dtype):
+    *qkv, options = HURTING[name]
+    q, k, v = (x.to(dtype) for x in qkv)
+    o, lse = oracle(q, k, v, options)
+    for core in cores(q.shape[-1], block_size):
+        got, got_lse = core(q, k, v, return_lse=True, **options)
+        assert got.dtype == dtype and got.shape == o.shape and got_lse.shape == lse.shape
+        assert relative_error(got, o) <= tolerance(q, k, **options)
+        close = dict(rtol=tolerance(q, k, **options), atol=tolerance(q, k, **options))
+        torch.testing.assert_close(got_lse.double(), lse, **close)
+
+
+@ATTENTION
+@pytest.mark.parametrize("dtype", HALF)
+def test_sixteen_bits_cost_flash_no_more_than_rounding_its_output(name, dtype):
+    *qkv, options = HURTING[name]
+    q, k, v = (x.to(dtype) for x in qkv)
+    o, _ = oracle(q, k, v, options)
+    std, flash = (relative_error(f(q, k, v, **options), o) for f in cores(q.shape[-1], 64))
+    assert flash <= tolerance(q, k) and flash <= std
+
+
+@pytest.mark.parametrize("scale", [1e4, -1e4])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_huge_logits_give_numbers(scale, dtype):
+    q = torch.full((3, 4), scale / 2, dtype=dtype)  # scaled logits of +- 1e4
+    k, v = torch.ones(6, 4, dtype=dtype), torch.randn(6, 2).to(dtype)
+    for core in cores(4):
+        o, lse = core(q, k, v, return_lse=True)
+        assert o.isfinite().all() and lse.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", FULL)
+def test_logits_at_the_end_of_the_range_give_numbers(dtype):
+    top = math.sqrt(torch.finfo(dtype).max) * 0.99
+    q, k = (
+        torch.tensor([[top], [-top]], dtype=dtype),
+        torch.tensor([[top], [-top]], dtype=dtype),
+    )
+    for core in cores(1, 1):
+        assert torch.equal(core(q, k, torch.eye(2, dtype=dtype)), torch.eye(2, dtype=dtype))
+
+
+def test_no_row_without_a_key_leaks_a_nan():
+    q, k, v = (x.requires_grad_() for x in random_qkv(2, 2, Nq=6, Nk=5))
+    mask = torch.tensor([[[True] * 5], [[False] * 5]])
+    for core in cores(4, 2):
+        o, lse = core(q, k, v, key_mask=mask, causal=True, return_lse=True)
+        empty = lse == -math.inf
+        assert empty[1].all() and empty[0, :, 0].all() and not empty[0, :, 1:].any()
+        assert (o[empty] == 0).all()
+        # Whatever comes back to an empty row, nothing goes through.
+        do, dlse = torch.ones_like(o), torch.ones_like(lse)
+        do[empty], dlse[empty] = math.nan, math.inf
+        dq, dk, dv = torch.autograd.grad((o, lse), (q, k, v), (do, dlse))
+        assert (dq[empty] == 0).all() and (dk[1] == 0).all() and (dv[1] == 0).all()
+        assert all(x.isfinite().all() for x in (dq, dk, dv))
+
+
+# Laws ----------------------------------------------------------------------
+
+problems = st.fixed_dictionaries(
+    {
+        "lead": st.sampled_from([(), (2,), (2, 4)]),
+        "kv_heads": st.sampled_from([None, 1, 2]),
+        "Nq": st.integers(0, 20),
+        "Nk": st.integers(0, 20),
+        "d": st.integers(1, 5),
+        "dv": st.integers(0, 5),
+        "block_size": st.integers(1, 25),
+        "causal": st.booleans(),
+        "window": st.one_of(st.none(), st.integers(1, 25)),
+        "padding": st.booleans(),
+        "dtype": st.sampled_from(FULL),
+        "seed": st.integers(0, 2**31),
+    }
+)
+
+
+@hypothesis.given(problems)
+@hypothesis.settings(deadline=None, max_examples=200)
+def test_any_shape_mask_block_and_dtype(p):
+    kv_heads = p["kv_heads"] if p["lead"] else None
+    shape = {key: p[key] for key in ("Nq", "Nk", "d", "dv", "dtype", "seed")}
+    q, k, v = random_qkv(*p["lead"], kv_heads=kv_heads, **shape)
+    options = {"causal": p["causal"], "window": p["window"]}
+    if p["padding"]:
+        g = torch.Generator().manual_seed(p["seed"])
+        options["key_mask"] = torch.rand((*p["lead"], p["Nk"]), generator=g) > 0.4
+    o, lse = oracle(q, k, v, options)
+    for core in cores(p["d"], p["block_size"]):
+        got, got_lse = core(q, k, v, return_lse=True, **options)
+        assert relative_error(got, o) <= tolerance(q, k, **options)
+        assert torch.equal(got_lse == -math.inf, lse == -math.inf)
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 7, 64, 10**9])
+def test_block_size_does_not_matter(block_size):
+    q, k, v = random_qkv(2, Nq=9, Nk=13)
+    o = flash_attention(q, k, v, block_size)
+    assert relative_error(o, flash_attention(q, k, v, 13)) < 1e-15
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 64])
+def test_the_readable_loop_is_the_core(block_size):
+    q, k, v = random_qkv(2, 3, Nq=9, Nk=13)
+    *_, state = online_attention(q, k, v, block_size)
+    o, lse = state.finalise()
+    got, got_lse = flash_attention(q, k, v, block_size, return_lse=True)
+    assert relative_error(got, o) < 1e-15 and relative_error(got_lse, lse) < 1e-15
+
+
+def test_every_state_of_the_readable_loop_is_the_answer_so_far():
+    q, k, v = random_qkv(2, Nq=4, Nk=10)
+    for n, state in enumerate(online_attention(q, k, v, 3), start=1):
+        o, lse = attention_oracle(q, k[:, : 3 * n], v[:, : 3 * n])
+        got, got_lse = state.finalise()
+        assert relative_error(got, o) < 1e-15 and relative_error(got_lse, lse) < 1e-15
+
+
+def test_inputs_stay_as_they_are():
+    q, k, v = random_qkv(2, 4, kv_heads=2)
+    before = [x.clone() for x in (q, k, v)]
+    for core in cores(4):
+        core(q, k, v, causal=True, key_mask=torch.rand(7) > 0.5)
+    assert all(torch.equal(x, y) for x, y in zip((q, k, v), before))
+
+
+def test_strides_do_not_matter():
+    q, k, v = random_qkv(2, 5, Nq=3, Nk=3, d=4, dv=4)  # (B, N, H, d) memory
+    views = [x.transpose(1, 2) for x in (q, k, v)]
+    expected, _ = attention_oracle(*views)
+    for core in cores(4, 2):
+        assert relative_error(core(*views), expected) < 1e-15
+        assert core(q[:, :1].expand(2, 5, 3, 4), k, v).shape == (2, 5, 3, 4)
+
+
+def test_grouped_heads_are_repeated_heads():
+    q, k, v = random_qkv(2, 6, kv_heads=2)
+    for core in cores(4, 2):
+        repeated = core(q, k.repeat_interleave(3, 1), v.repeat_interleave(3, 1), causal=True)
+        assert relative_error(core(q, k, v, causal=True), repeated) < 1e-15
+
+
+def test_causal_is_aligned_bottom_right():
+    q, k, v = random_qkv(Nq=2, Nk=5)
+    for core in cores(4, 2):
+        o = core(q, k, v, causal=True)
+        torch.testing.assert_close(o[-1], core(q[-1:], k, v)[0], rtol=1e-14, atol=0)
+        torch.testing.assert_close(o[0], core(q[:1], k[:4], v[:4])[0], rtol=1e-14, atol=0)
+
+
+def test_lse_merges_two_halves():
+    q, k, v = random_qkv(2, Nq=3, Nk=8)
+    whole, _ = attention_oracle(q, k, v)
+    for core in cores(4, 3):
+        (o1, l1), (o2, l2) = (
+            core(q, k[:, half], v[:, half], return_lse=True)
+            for half in (slice(0, 5), slice(5, 8))
+        )
+        lse = torch.logaddexp(l1, l2)
+        o = (l1 - lse).exp()[..., None] * o1 + (l2 - lse).exp()[..., None] * o2
+        assert relative_error(o, whole) < 1e-14
+
+
+# Backwards -----------------------------------------------------------------
+
+OPTIONS = {
+    "plain": {},
+    "causal": {"causal": True},
+    "window": {"window": 2},
+    "padding": {
+        "key_mask": torch.tensor([[[True, False, True, True, False, True]], [[True] * 6]])
+    },
+}
+OPTIONS["all"] = {"causal": True, "window": 4, **OPTIONS["padding"]}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("Nq", [6, 4, 9])
+@pytest.mark.parametrize("core", [0, 1], ids=["standard", "flash"])
+def test_gradcheck(core, Nq, options):
+    core = cores(3, 4)[core]
+    inputs = random_qkv(2, 4, Nq=Nq, Nk=6, d=3, dv=2, kv_heads=2)
+
+    def seen(q, k, v):
+        o, lse = core(q, k, v, return_lse=True, **options)
+        return o, lse.masked_fill(lse == -math.inf, 0)
+
+    # fast_mode projects the Jacobian on random directions; the slow one is
+    # run once, below, where nothing is masked.
+    inputs = [x.requires_grad_() for x in inputs]
+    assert torch.autograd.gradcheck(seen, inputs, fast_mode=bool(options))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_sixteen_bit_gradients_are_no_worse_than_standard(dtype):
+    q, k, v = (
+        x.to(dtype).requires_grad_() for x in random_qkv(2, 4, Nq=70, Nk=90, d=16, dv=16)
+    )
+    do = torch.randn(2, 4, 70, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
+    o, _ = attention_oracle(q, k, v, causal=True)
+    exact = torch.autograd.grad(o, (q, k, v), do.double())
+    std, flash = (
+        torch.autograd.grad(core(q, k, v, causal=True), (q, k, v), do) for core in cores(16, 32)
+    )
+    for s, f, e in zip(std, flash, exact):
+        assert f.dtype == dtype
+        assert relative_error(f, e) <= min(relative_error(s, e), torch.finfo(dtype).eps)
+
+
+def test_only_one_output_needs_a_gradient():
+    q, k, v = (x.requires_grad_() for x in random_qkv(2))
+    for take in (0, 1):
+        std, flash = (
+            torch.autograd.grad(
+                core(q, k, v, return_lse=True)[take].sum(), (q, k), retain_graph=False
+            )
+            for core in cores(4)
+        )
+        assert all(relative_error(f, s) < 1e-14 for f, s in zip(flash, std))
+
+
+def test_a_second_backward_is_a_clear_error():
+    q, k, v = (x.requires_grad_() for x in random_qkv())
+    (dq,) = torch.autograd.grad(flash_attention(q, k, v, 4).sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once only"):
+        (dq * q).sum().backward()
+
+
+def test_a_model_trains_the_same_with_either_core():
+    def loss_after(core):
+        torch.manual_seed(0)
+        layer, x = nn.Linear(4, 12), torch.randn(2, 7, 4)
+        optimiser = torch.optim.SGD(layer.parameters(), lr=0.5)
+        for _ in range(5):
+            loss = core(*layer(x).chunk(3, -1), causal=True).square().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        return loss
+
+    std, flash = (loss_after(core) for core in cores(4, 3))
+    torch.testing.assert_close(flash, std, rtol=1e-5, atol=0)
+
+
+# Bad input -----------------------------------------------------------------
+
+Q = torch.zeros(2, 4, 5, 8)
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"q": [1]}, "q must be a torch.Tensor, got list"),
+        ({"q": torch.zeros(2, 4, 5, 8).int()}, "q must be one of"),
+        ({"q": torch.zeros(2, 4, 5, 6)}, "attention_head_size=8"),
+        ({"q": torch.zeros(8)}, "q must be"),
+        ({"k": Q.double()}, "k is torch.float64 on cpu, but q is torch.float32"),
+        ({"k": Q.to("meta")}, "k is torch.float32 on meta"),
+        ({"k": Q[0]}, "k must be .* as many dimensions as q"),
+        ({"k": torch.zeros(2, 4, 5, 6)}, "k has head size 6, but q has 8"),
+        ({"k": torch.zeros(2, 3, 5, 8), "v": torch.zeros(2, 3, 5, 8)}, "no divisor"),
+        ({"k": torch.zeros(1, 4, 5, 8)}, "k has leading dimensions"),
+        ({"v": torch.zeros(2, 4, 6, 8)}, "v has 6 rows, but k has 5 keys"),
+        ({"v": torch.zeros(2, 2, 5, 8)}, "v has 2 heads, but k has 4"),
+        ({"k": Q.to_sparse()}, "k must be a dense tensor"),
+        ({"causal": 1}, "causal must be a bool, got int"),
+        ({"window": 0}, "window must be at least 1, got 0"),
+        ({"window": 2.0}, "window must be an int, got float"),
+        ({"key_mask": torch.zeros(5)}, "key_mask must be a bool tensor"),
+        (
+            {"key_mask": torch.ones(2, 5).bool()},
+            r"key_mask has shape \(2, 5\), expected \(2, 4, 5\)",
+        ),
+        ({"key_mask": torch.ones(2, 1, 6).bool()}, "key_mask has shape"),
+        ({"key_mask": torch.ones(5).bool().to("meta")}, "key_mask is on meta"),
+    ],
+)
+def test_bad_input_names_the_argument(changed, message):
+    for core in cores(8):
+        with pytest.raises((TypeError, ValueError), match=message):
+            core(**({"q": Q, "k": Q, "v": Q} | changed))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: FlashAttentionCore(8, 0), "block_size must be at least 1, got 0"),
+        (lambda: FlashAttentionCore(8, 8.0), "block_size must be an int, got float"),
+        (lambda: FlashAttentionCore(0, 8), "attention_head_size must be at least 1"),
+        (lambda: StdAttentionCord("8"), "attention_head_size must be an int, got str"),
+        (lambda: flash_attention(Q, Q, Q, -1), "block_size must be at least 1, got -1"),
+    ],
+)
+def test_bad_sizes_name_the_argument(make, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
+
+
+def test_cores_have_no_parameters_and_one_signature():
+    for core in cores(8):
+        assert not list(core.parameters()) and not list(core.buffers())
+    assert standard_attention(Q, Q, Q).shape == flash_attention(Q, Q, Q, 2).shape == Q.shape
+
+
+# The house -----------------------------------------------------------------
+
+
+def code_lines(path: Path) -> int:
+    """Lines that hold code: no docstring, comment or blank line."""
+    source, lines = path.read_text(), set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.string.strip() and token.type != tokenize.COMMENT:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(
+            node
+        ):
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(lines)
+
+
+def test_the_maths_stays_small():
+    modules = sorted(Path(attnlib.__file__).parent.glob("*.py"))
+    counts = {path.name: code_lines(path) for path in modules}
+    assert len(counts) >= 5 and 0 < sum(counts.values()) < 600, counts
