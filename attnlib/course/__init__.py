@@ -1,1 +1,12 @@
 """What the notebooks need to show, check and export; nothing that teaches the maths."""
+
+
+def start() -> None:
+    """A lesson's first call: fixed seed, two threads, the course's look."""
+    import torch
+
+    from attnlib.course.figures import use_style
+
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+    use_style()

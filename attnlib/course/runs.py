@@ -39,6 +39,11 @@ from attnlib.memory import (
     predicted_peak,
 )
 
+# Without it, a small tensor may sit down in a large freed block, and what fits in
+# bytes does not fit in pieces. Read when the first CUDA tensor is made.
+if sys.platform == "linux":
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
 RUNS = Path(__file__).parents[2] / "figures" / "runs"
 GIB = 2**30
 
@@ -72,6 +77,19 @@ def device_type() -> str:
 def measuring() -> bool:
     """Whether lessons measure here: there is a GPU and ATTNLIB_REPLAY is not 1."""
     return torch.cuda.is_available() and os.environ.get("ATTNLIB_REPLAY") != "1"
+
+
+def machine_card() -> str:
+    """This machine in a few lines: processor, GPU or none, versions."""
+    here = machine()
+    lines = [f"processor  {_cpu_name()}, {torch.get_num_threads()} threads used"]
+    if torch.cuda.is_available():
+        gib = here["memory"] / GIB
+        lines.append(f"GPU        {here['device']}, {gib:.0f} GiB: lessons measure on it")
+    else:
+        lines.append("GPU        none: lessons replay a recording, and say so")
+    lines.append(f"versions   Python {here['python']}, torch {here['torch']}")
+    return "\n".join(lines)
 
 
 def machine() -> dict:
@@ -394,18 +412,21 @@ def record(with_kernel: str | None = None) -> dict:
     return recording
 
 
-def section(name: str, *, device: str = "h100") -> list[dict]:
-    """Rows of one section, measured here or replayed; prints which."""
+def section(name: str) -> list[dict]:
+    """Rows of one section: measured now on a GPU, elsewhere replayed."""
+    return SECTIONS[name]() if measuring() else load()[name]
+
+
+def source() -> str:
+    """Where the rows of `section` come from, in a sentence for the reader."""
     if measuring():
-        print(f"Measured now on {torch.cuda.get_device_name()}.")
-        return SECTIONS[name]()
-    recording = load(device)
+        return f"Measured now, on {torch.cuda.get_device_name()}."
+    recording = load()
     where = recording["machine"]
-    print(
+    return (
         f"Replayed: {where['device']}, torch {where['torch']}, "
         f"recorded {recording['date']} by `{recording['command']}`."
     )
-    return recording[name]
 
 
 def load(device: str = "h100") -> dict:

@@ -1,0 +1,267 @@
+"""The classroom: inputs, recordings, reports, pictures, and the one door."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from attnlib import StdAttentionCord, attention_oracle
+from attnlib.course import figures, notebooks, report, runs
+from attnlib.course.__main__ import main
+from attnlib.course.inputs import alice_qkv, alice_tokens, make_qkv
+
+ROOT = Path(__file__).parents[1]
+
+
+# Inputs --------------------------------------------------------------------
+
+
+def test_alice_is_as_harsh_as_her_readme_says():
+    q, k, _ = alice_qkv(0, torch.float64)
+    s = q @ k.mT / 32**0.5
+    assert q.shape == (12, 471, 32) and len(alice_tokens()) == 471
+    assert 78 < s.max() < 80 and -68 < s.min() < -66
+    assert s.half().exp().isinf().any()
+
+
+def test_an_unknown_layer_is_named():
+    with pytest.raises(ValueError, match=r"layer must be one of \[0, 5\], got 3"):
+        alice_qkv(3)
+
+
+def test_inputs_repeat_by_seed():
+    a, b, c = (make_qkv(2, 3, seed=s) for s in (0, 0, 1))
+    assert all(torch.equal(x, y) for x, y in zip(a, b)) and not torch.equal(a[0], c[0])
+
+
+# Measuring -----------------------------------------------------------------
+
+TINY = runs.Setup(torch.float32, 2, 8, (16, 32))
+
+
+def test_a_contest_gives_a_median_to_each():
+    rows = runs.time_rows(TINY, 64, "causal")
+    assert [r["core"] for r in rows] == ["standard", "flash 16", "flash 32", "SDPA flash"]
+    assert all(r["ms"] > 0 and r["N"] == 64 for r in rows)
+
+
+def test_a_failing_contestant_is_a_row():
+    def broken():
+        raise RuntimeError("no kernel image\nand more")
+
+    rows = runs.contest({"fine": lambda: None, "broken": broken})
+    assert rows["fine"]["ms"] >= 0
+    assert rows["broken"] == {"ms": None, "problem": "RuntimeError: no kernel image"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA"), MemoryError(), RuntimeError("can't allocate memory: 9")],
+)
+def test_out_of_memory_is_a_problem_and_no_crash(error):
+    def fails():
+        raise error
+
+    assert runs.attempt(fails) == (None, "out of memory")
+
+
+def test_memory_rows_are_exact():
+    row = runs.memory_row(TINY, "standard", "forward", 64)
+    assert row["predicted"] == row["measured"] == 2 * 2 * 64 * 64 * 4
+
+
+def test_largest_finds_the_limit():
+    assert runs.largest(lambda n: n <= 1000, 64) == 960
+    assert runs.largest(lambda n: False, 64) == 0
+
+
+def test_a_verdict_names_what_is_wrong():
+    q, k, v = make_qkv(2, 9, 4)
+    o, _ = attention_oracle(q, k, v)
+    standard = StdAttentionCord(4)(q, k, v)
+    assert runs.judge(standard, o, standard)[0] == "agrees"
+    assert runs.judge(1.01 * standard, o, standard)[0].startswith("differs")
+    assert runs.judge(standard / 0, o, standard) == ("not finite", None)
+    assert runs.judge(standard[0], o, standard)[0].startswith(
+        "shape (9, 4), expected (2, 9, 4)"
+    )
+    assert runs.judge(None, o, standard) == ("not a tensor but NoneType", None)
+
+
+KERNELS = """
+import os, time, torch
+def good(q, k, v, causal=False):
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+def wrong(q, k, v, causal=False): return good(1.1 * q, k, v, causal)
+def raises(q, k, v, causal=False): raise IndexError("off by one")
+def crashes(q, k, v, causal=False): os.abort()
+def hangs(q, k, v, causal=False): time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("good", "agrees"),
+        ("wrong", "differs"),
+        ("raises", "IndexError: off by one"),
+        ("crashes", "the process died"),
+        ("hangs", "no answer in 20 s"),
+    ],
+)
+def test_a_readers_kernel_is_a_row_whatever_it_does(name, said, tmp_path, monkeypatch):
+    (tmp_path / "kernels.py").write_text(KERNELS)
+    monkeypatch.chdir(tmp_path)
+    rows = runs.measure_kernel(f"kernels:{name}", timeout=20)
+    assert rows and all((r.get("verdict") or r["problem"]).startswith(said) for r in rows)
+    assert said in report.kernel_table(rows)
+
+
+@pytest.mark.parametrize("target", ["nonsense", "no_such_module:f", "math:no_such", "math:pi"])
+def test_a_wrong_target_is_named_at_once(target, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["measure", "--with", target])
+    assert stop.value.code == 2 and target in capsys.readouterr().err
+
+
+# Recordings ----------------------------------------------------------------
+
+RECORDINGS = sorted(runs.RUNS.glob("*.json"))
+
+
+def test_there_is_a_recording_of_a_gpu_and_of_a_cpu():
+    assert {"h100" in p.stem for p in RECORDINGS} == {True, False}
+
+
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda p: p.stem)
+def test_a_recording_says_where_when_and_how(path):
+    recording = json.loads(path.read_text())
+    assert recording["machine"]["device"] and recording["machine"]["torch"]
+    assert recording["date"] and recording["command"].startswith("python -m attnlib.course")
+    assert set(runs.SECTIONS) <= set(recording)
+    assert report.summary(recording)
+
+
+def test_the_gpu_recording_agrees_with_every_prediction():
+    memory = runs.load("h100")["memory"]
+    both = [r for r in memory if r["predicted"] and r.get("measured")]
+    assert len(both) >= 40 and all(r["predicted"] == r["measured"] for r in both)
+    largest = [r for r in memory if r["N"] == max(x["N"] for x in memory)]
+    ran = {(r["core"].split()[0], r["mode"]): "problem" not in r for r in largest}
+    assert (
+        not ran["standard", "forward"] and ran["flash", "forward"] and ran["flash", "training"]
+    )
+
+
+def test_this_machine_predicts_the_recorded_bytes():
+    rows = [r for r in runs.load("h100")["memory"] if r["N"] <= 4096 and r["predicted"]]
+    for row in rows:
+        setup = runs.Setup(
+            getattr(torch, row["dtype"]), row["shape"][1], row["shape"][3], (2048,)
+        )
+        assert (
+            runs.memory_row(setup._replace(), row["core"], row["mode"], row["N"])["predicted"]
+            == row["measured"]
+        )
+
+
+def test_save_and_load_are_inverse(tmp_path, monkeypatch):
+    recording = {
+        "machine": {"device": "Test (card) 1"},
+        "memory": [{"N": 1}, {"N": 2}],
+        "fits": [],
+    }
+    path = runs.save(recording, tmp_path)
+    assert path.name == "test_card_1.json"
+    monkeypatch.setattr(runs, "RUNS", tmp_path)
+    assert runs.load("test_card") == recording
+    with pytest.raises(FileNotFoundError, match="no recording of 'h200'"):
+        runs.load("h200")
+
+
+def test_without_a_gpu_lessons_replay_and_say_so(monkeypatch):
+    monkeypatch.setenv("ATTNLIB_REPLAY", "1")
+    assert runs.source().startswith("Replayed: NVIDIA H100")
+    assert runs.section("memory") == runs.load("h100")["memory"]
+
+
+def test_a_table_shows_a_problem_where_a_number_is_missing():
+    rows = [{"core": "a", "ms": 1.25}, {"core": "b", "ms": None, "problem": "out of memory"}]
+    lines = report.table(rows, core="core", ms=report.ms()).splitlines()
+    assert [line.split(maxsplit=1) for line in lines] == [
+        ["core", "ms"],
+        ["a", "1.25"],
+        ["b", "out of memory"],
+    ]
+
+
+# Pictures and notebooks ----------------------------------------------------
+
+
+def test_committed_pictures_are_what_the_command_draws(tmp_path):
+    drawn = figures.draw_all(tmp_path)
+    committed = {p.name for p in (ROOT / "figures").iterdir() if p.is_file()}
+    assert {p.name for p in drawn} == committed
+    for path in drawn:
+        assert path.read_bytes() == (ROOT / "figures" / path.name).read_bytes(), path.name
+
+
+def test_the_door_finds_lessons_by_number_and_names_unknown_ones(capsys):
+    assert notebooks.lessons(["08"]) == notebooks.lessons(["08_two_cores_on_gpu.ipynb"])
+    with pytest.raises(SystemExit):
+        main(["run", "99"])
+    assert "no lesson '99'" in capsys.readouterr().err
+
+
+def test_normal_form_keeps_ids_and_tags_and_drops_the_rest():
+    import nbformat
+
+    cell = nbformat.v4.new_code_cell("1", id="kept")
+    cell.metadata = nbformat.from_dict(
+        {"tags": ["a"], "execution": {"t": "1"}, "collapsed": True}
+    )
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    notebook.metadata["widgets"] = {"state": {}}
+    normal = notebooks.normalise(notebook)
+    assert normal.cells[0].id == "kept" and normal.cells[0].metadata == {"tags": ["a"]}
+    assert "widgets" not in normal.metadata
+
+
+def test_setup_cell_prints_the_one_command_where_attnlib_is_missing(tmp_path):
+    import nbformat
+
+    cell = next(
+        c for c in nbformat.read(notebooks.lessons()[0], 4).cells if c.cell_type == "code"
+    )
+    code = "import sys; sys.modules['attnlib'] = None\n" + cell.source
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert ran.returncode != 0 and "%pip install -e .." in ran.stdout
+
+
+def test_measure_writes_a_recording_and_prints_ratios(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "setups", lambda: [TINY])
+    monkeypatch.setattr(runs, "sizes", lambda setup: [64])
+    monkeypatch.setitem(runs.SECTIONS, "blocks", lambda: runs.time_rows(TINY, 64, "forward"))
+    assert main(["measure", "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*.json")
+    assert set(runs.SECTIONS) <= set(json.loads(path.read_text()))
+    printed = capsys.readouterr().out
+    assert "vs standard" in printed and "vs SDPA" in printed and path.name in printed
+
+
+def test_readme_has_both_commands_and_ci_finds_the_test_one():
+    readme = (ROOT / "README.md").read_text()
+    for name, last in (("open", "00_start_here.ipynb"), ("test", "pytest")):
+        command = readme.split(f"<!-- command: {name} -->\n```sh\n")[1].split("\n```")[0]
+        assert (
+            "\n" not in command
+            and command.startswith("python3 -m venv")
+            and command.endswith(last)
+        )
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -1,0 +1,158 @@
+"""Memory contracts, to the byte, on a machine that need not have a GPU."""
+
+import pytest
+import torch
+from cases import random_qkv
+
+from attnlib import FlashAttentionCore, StdAttentionCord
+from attnlib.course.inputs import make_qkv
+from attnlib.memory import (
+    bytes_needed,
+    forward,
+    forward_backward,
+    live_bytes,
+    measured_peak,
+    predicted_peak,
+    predicted_timeline,
+)
+
+N, D, BLOCK, HEADS = 8192, 64, 512, 8
+SCORE_BLOCK = HEADS * BLOCK * BLOCK * 4
+ROW = HEADS * BLOCK * 4  # one float32 a query of a block
+
+
+def overhead(core, *qkv, **options) -> int:
+    """Bytes at the peak beyond what is returned."""
+    timeline = predicted_timeline(forward(core, **options), *qkv)
+    return timeline.peak - timeline.kept
+
+
+def meta(*shape, n=3, dtype=torch.float32):
+    return make_qkv(*shape, n=n, dtype=dtype, device="meta")
+
+
+@pytest.mark.parametrize("heads", [1, 8])
+def test_standard_takes_exactly_two_matrices(heads):
+    qkv = meta(1, heads, N, D)
+    assert predicted_peak(forward(StdAttentionCord(D)), *qkv) == 2 * heads * N * N * 4
+
+
+def test_standard_with_a_mask_takes_two_matrices_and_at_most_one_boolean_one():
+    peak = predicted_peak(forward(StdAttentionCord(D), causal=True), *meta(1, 8, N, D))
+    assert 2 * 8 * N * N * 4 <= peak <= 2 * 8 * N * N * 4 + N * N
+
+
+def test_flash_takes_one_score_block_and_a_few_rows():
+    assert overhead(FlashAttentionCore(D, BLOCK), *meta(1, HEADS, N, D)) <= 1.02 * SCORE_BLOCK
+
+
+def test_a_mask_adds_two_boolean_blocks_at_most():
+    core, qkv = FlashAttentionCore(D, BLOCK), meta(1, HEADS, N, D)
+    padding = torch.ones(1, 1, N, dtype=torch.bool, device="meta")
+    for options in ({"causal": True}, {"window": 700}, {"causal": True, "key_mask": padding}):
+        extra = overhead(core, *qkv, **options) - overhead(core, *qkv)
+        assert extra <= 2 * BLOCK * BLOCK + 4 * ROW
+
+
+def test_lse_costs_one_float_a_query():
+    core, qkv = FlashAttentionCore(D, BLOCK), meta(1, HEADS, N, D)
+    plain = predicted_peak(forward(core), *qkv)
+    assert predicted_peak(forward(core, return_lse=True), *qkv) == plain + HEADS * N * 4
+
+
+def test_grouped_heads_cost_one_query_block():
+    q, *_ = meta(1, HEADS, N, D)
+    k, v = meta(1, 2, N, D, n=2)
+    query_block = HEADS * BLOCK * D * 4
+    assert overhead(FlashAttentionCore(D, BLOCK), q, k, v) <= 1.02 * SCORE_BLOCK + query_block
+
+
+@pytest.mark.parametrize("block", [128, 512])
+def test_sixteen_bits_cost_half_a_block_and_the_accumulator(block):
+    qkv = meta(1, HEADS, N, D, dtype=torch.bfloat16)
+    allowed = (1.55 + D / block) * HEADS * block * block * 4
+    assert overhead(FlashAttentionCore(D, block), *qkv) <= allowed
+
+
+def test_transposed_heads_are_never_copied_whole():
+    views = [x.transpose(1, 2) for x in meta(2, N, HEADS, D)]  # (B, N, H, d) memory
+    timeline = predicted_timeline(forward(FlashAttentionCore(D, BLOCK)), *views)
+    copies = [e for e in timeline.events if e.size > 0 and not e.name.startswith("new_")]
+    assert copies and max(e.size for e in copies) <= 2 * HEADS * BLOCK * D * 4
+
+
+def test_the_specification_example_takes_six_kib():
+    assert overhead(FlashAttentionCore(1024, 8), *meta(16, 1024)) <= 6 * 1024
+
+
+def test_training_memory_is_linear():
+    peaks = [
+        predicted_peak(
+            forward_backward(FlashAttentionCore(D, BLOCK)), *meta(1, HEADS, n, D, n=4)
+        )
+        for n in (N, 2 * N)
+    ]
+    assert peaks[1] < 2.02 * peaks[0]
+
+
+@pytest.mark.parametrize("core", [StdAttentionCord(16), FlashAttentionCore(16, 32)])
+@pytest.mark.parametrize("options", [{}, {"causal": True}, {"window": 9, "return_lse": True}])
+def test_the_prediction_is_what_a_real_run_on_this_cpu_takes(core, options):
+    qkv = make_qkv(2, 3, 100, 16)
+    fn = forward(core, **options)
+    assert predicted_peak(fn, *qkv) == live_bytes(fn, *qkv).peak > 0
+
+
+def test_prediction_is_also_exact_in_training_and_differs_only_where_cuda_does():
+    inputs = make_qkv(2, 3, 100, 16, n=4)
+    flash, std = (
+        forward_backward(c) for c in (FlashAttentionCore(16, 32), StdAttentionCord(16))
+    )
+    assert predicted_peak(flash, *inputs) == live_bytes(flash, *inputs).peak
+    # CUDA's softmax backward makes grad * output first: one more matrix.
+    matrix = 2 * 3 * 100 * 100 * 4
+    scratch = -(-matrix // 512) * 512
+    assert predicted_peak(std, *inputs) == live_bytes(std, *inputs).peak + scratch
+
+
+def test_the_books_balance_and_name_what_was_alive():
+    timeline = live_bytes(forward(StdAttentionCord(8)), *make_qkv(1, 2, 64, 8))
+    alive = timeline.alive_at_peak()
+    assert sum(size for _, size in alive) == timeline.peak
+    assert [name.split()[0] for name, _ in alive] == ["bmm", "_softmax"]
+    assert timeline.kept == 2 * 64 * 8 * 4 == timeline.events[-1].live
+
+
+def test_what_the_call_did_not_make_is_free():
+    x, closed_over = torch.ones(1024), torch.ones(1024)
+    timeline = live_bytes(lambda x: (x.view(32, 32), closed_over[:512], x.add_(1)), x)
+    assert timeline.peak == 0 and timeline.events == []
+
+
+def test_a_result_is_counted_once_however_many_views_it_has():
+    assert live_bytes(lambda x: (x + 1).view(2, -1).mT.mT, torch.ones(256)).peak == 1024
+
+
+def test_small_tensors_take_the_allocators_512_bytes():
+    assert live_bytes(lambda: torch.ones(1)).peak == 512
+
+
+def test_needed_bytes_count_inputs_workspace_and_context():
+    q, k, v = meta(1, 1, 64, 8)
+    fn = forward(StdAttentionCord(8))
+    needed = bytes_needed(fn, q, k, v, context=1000)
+    assert needed == 3 * 64 * 8 * 4 + predicted_peak(fn, q, k, v) + 32 * 2**20 + 1000
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="only without a GPU")
+def test_measuring_without_a_gpu_is_an_error_and_not_zero():
+    with pytest.raises(RuntimeError, match="no GPU to measure"):
+        measured_peak(forward(StdAttentionCord(4)), *random_qkv(Nk=5))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("core", [StdAttentionCord(D), FlashAttentionCore(D, BLOCK)])
+def test_measured_is_predicted_on_this_gpu(core):
+    inputs = make_qkv(1, 8, 2048, D, n=4, device="cuda")
+    for fn, args in ((forward(core), inputs[:3]), (forward_backward(core), inputs)):
+        assert measured_peak(fn, *args) == predicted_peak(fn, *args)
