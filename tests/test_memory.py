@@ -69,7 +69,7 @@ def test_grouped_heads_cost_one_query_block():
 
 @pytest.mark.parametrize("block", [128, 512])
 def test_sixteen_bits_cost_half_a_block_and_the_accumulator(block):
-    qkv = meta(1, HEADS, N, D, dtype=torch.bfloat16)
+    qkv = meta(1, HEADS, 1024, D, dtype=torch.bfloat16)
     allowed = (1.55 + D / block) * HEADS * block * block * 4
     assert overhead(FlashAttentionCore(D, block), *qkv) <= allowed
 

@@ -4,6 +4,7 @@ One colour, one role: standard attention has the colour of the scores it keeps,
 the flash core that of its state (m, l), torch's SDPA is grey.
 """
 
+from math import ceil, floor, log10
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -46,47 +47,38 @@ def use_style() -> None:
 def draw_peak_memory(rows: list[dict], ax=None):
     """Peak memory over N, a curve a core; rows of one dtype and mode.
 
-    A peak that is predicted but did not fit is an open marker at its height.
+    A peak that is predicted but did not fit is a cross at its height.
     """
     ax = ax or plt.subplots(figsize=(8, 3.5))[1]
+    ends = {}
     for core, curve in _by_core(rows):
         fitted = [(r["N"], r["measured"] / 2**20) for r in curve if r.get("measured")]
         ax.plot(*zip(*fitted), **STYLE[core])
-        end = fitted[-1]
+        ends[core] = fitted[-1]
         lost = [r for r in curve if r.get("problem") == "out of memory" and r["predicted"]]
         if lost:
-            end = (lost[0]["N"], lost[0]["predicted"] / 2**20)
-            ax.plot(*zip(fitted[-1], end), color=STYLE[core]["color"], linestyle=":")
-            ax.plot(
-                *end,
-                color=STYLE[core]["color"],
-                marker="X",
-                markersize=10,
-                markerfacecolor="white",
-            )
-            ax.annotate(
-                "out of memory",
-                end,
-                (-12, 0),
-                textcoords="offset points",
-                ha="right",
-                va="center",
-            )
-        _label(ax, end, core)
+            ends[core] = (lost[0]["N"], lost[0]["predicted"] / 2**20)
+            color = STYLE[core]["color"]
+            ax.plot(*zip(fitted[-1], ends[core]), color=color, linestyle=":")
+            ax.plot(*ends[core], color=color, marker="x", markersize=11, markeredgewidth=3)
+            _note(ax, "out of memory", ends[core], (-14, 0), ha="right")
     ax.set(xscale="log", yscale="log", xlabel="sequence length N", ylabel="peak memory, MiB")
     _token_axis(ax, rows)
+    _label_ends(ax, ends)
     return ax
 
 
 def draw_time(rows: list[dict], ax=None):
     """Time over N, a curve a core; rows of one dtype and mode."""
     ax = ax or plt.subplots(figsize=(8, 3.5))[1]
+    ends = {}
     for core, curve in _by_core(rows):
         points = [(r["N"], r["ms"]) for r in curve if r.get("ms")]
         ax.plot(*zip(*points), **STYLE[core])
-        _label(ax, points[-1], core)
+        ends[core] = points[-1]
     ax.set(xscale="log", yscale="log", xlabel="sequence length N", ylabel="time, ms")
     _token_axis(ax, rows)
+    _label_ends(ax, ends)
     return ax
 
 
@@ -95,27 +87,24 @@ def draw_block_sizes(rows: list[dict], axes=None):
     if axes is None:
         axes = plt.subplots(1, 2, figsize=(8, 3.5))[1]
     flash = [(int(r["core"].split()[1]), r) for r in rows if r["core"].startswith("flash")]
+    peers = [r for r in rows if not r["core"].startswith("flash")]
     for ax, key, unit, scale in (
         (axes[0], "ms", "time, ms", 1),
         (axes[1], "measured", "peak memory, MiB", 2**20),
     ):
         points = [(block, r[key] / scale) for block, r in flash if r.get(key)]
         ax.plot(*zip(*points), **STYLE["flash"])
-        for r in rows:
-            core = r["core"].split()[0]
-            if core != "flash" and r.get(key):
-                line = {**STYLE[core], "marker": None}
-                ax.axhline(r[key] / scale, **line)
-                ax.annotate(
-                    LABEL[core],
-                    (points[0][0], r[key] / scale),
-                    (0, 4),
-                    textcoords="offset points",
-                    color=line["color"],
-                )
+        ends = {"flash": points[-1]}
+        for r in peers:
+            if r.get(key):
+                core = r["core"].split()[0]
+                ax.axhline(r[key] / scale, **{**STYLE[core], "marker": None})
+                ends[core] = (points[-1][0], r[key] / scale)
         ax.set(xscale="log", yscale="log", xlabel="block size", ylabel=unit)
-        ax.set_xticks([b for b, _ in points], [str(b) for b, _ in points], fontsize=11)
+        ax.set_xticks([b for b, _ in points[::2]], [str(b) for b, _ in points[::2]])
         ax.minorticks_off()
+        ax.set_xlim(right=points[-1][0] * 80)  # room for the labels
+        _label_ends(ax, ends, {"standard": "standard", "flash": "flash", "SDPA": "SDPA"})
     return axes
 
 
@@ -126,21 +115,19 @@ def draw_errors(rows: list[dict], axes=None):
     if axes is None:
         axes = plt.subplots(1, len(dtypes), figsize=(8, 3.5), sharey=True)[1]
     for ax, dtype in zip(axes, dtypes):
-        for core in STYLE:
-            points = [
-                (r["error"], inputs.index(r["input"]))
-                for r in rows
-                if r["dtype"] == dtype and r["core"].split()[0] == core and r.get("error")
-            ]
+        panel = [r for r in rows if r["dtype"] == dtype and r.get("error")]
+        for core, curve in _by_core(panel):
+            points = [(r["error"], inputs.index(r["input"])) for r in curve]
             style = {**STYLE[core], "linestyle": ""}
             ax.plot(*zip(*points), label=LABEL[core], markersize=9, alpha=0.85, **style)
+        low, high = (f(r["error"] for r in panel) for f in (min, max))
         ax.set(xscale="log", title=dtype, ylim=(len(inputs) - 0.5, -0.5))
+        ax.set_xlim(10 ** floor(log10(low)), 10 ** ceil(log10(high)))
         ax.set_yticks(range(len(inputs)), inputs)
         ax.minorticks_off()
     axes[len(dtypes) // 2].set_xlabel("relative error against float64")
-    axes[0].figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3
-    )
+    handles = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(*handles, loc="outside upper center", ncols=3, frameon=False)
     return axes
 
 
@@ -154,9 +141,8 @@ def draw_all(folder: Path = FIGURES) -> list[Path]:
 def _readme_picture() -> Figure:
     recording = runs.load()
     fig, ax = plt.subplots(figsize=(8, 3.5))
-    rows = [
-        r for r in recording["memory"] if r["dtype"] == "float32" and r["mode"] == "forward"
-    ]
+    memory = recording["memory"]
+    rows = [r for r in memory if r["dtype"] == "float32" and r["mode"] == "forward"]
     draw_peak_memory(rows, ax)
     ax.set_title("Same answer, without the N × N matrix")
     where = recording["machine"]["device"]
@@ -176,20 +162,25 @@ def _save(figure: Figure, path: Path) -> Path:
 def _by_core(rows):
     for core in STYLE:
         curve = [r for r in rows if r["core"].split()[0] == core]
-        if any(r.get("measured") or r.get("ms") for r in curve):
+        if any(r.get("measured") or r.get("ms") or r.get("error") for r in curve):
             yield core, curve
 
 
-def _label(ax, end, core):
-    ax.annotate(
-        LABEL[core],
-        end,
-        (10, 0),
-        textcoords="offset points",
-        va="center",
-        color=STYLE[core]["color"],
-        annotation_clip=False,
-    )
+def _label_ends(ax, ends: dict, names=LABEL) -> None:
+    """Each core's name at the end of its curve, pushed apart where ends meet."""
+    ax.figure.draw_without_rendering()  # positions are known from here on
+    heights = {core: ax.transData.transform(end)[1] for core, end in ends.items()}
+    above, gap = -1e9, 17 * ax.figure.dpi / 72
+    for core in sorted(ends, key=heights.get):
+        above = max(heights[core], above + gap)
+        points = (above - heights[core]) * 72 / ax.figure.dpi
+        _note(ax, names[core], ends[core], (10, points), color=STYLE[core]["color"])
+
+
+def _note(ax, text, xy, offset, **style) -> None:
+    style = {"va": "center", "annotation_clip": False} | style
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+    ax.annotate(text, xy, offset, textcoords="offset points", bbox=box, **style)
 
 
 def _token_axis(ax, rows):

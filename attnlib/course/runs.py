@@ -359,7 +359,7 @@ def load_kernel(target: str) -> Callable:
 def _measure_kernel(target: str) -> list[dict]:
     kernel, rows = load_kernel(target), []
     for setup in setups():
-        N = 4096 if _cuda() else 1024
+        N = 4096 if _cuda() else 512
         q, k, v = setup.qkv(N)
         for causal in (False, True):
             o, _ = attention_oracle(q, k, v, causal=causal)
