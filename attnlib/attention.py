@@ -36,7 +36,7 @@ from attnlib.preconditions import (
     require_head_size,
     require_positive,
 )
-from attnlib.softmax import SoftmaxState, _finite, _row_max
+from attnlib.softmax import SoftmaxState, finite, row_max
 
 
 class StdAttentionCord(nn.Module):
@@ -128,7 +128,7 @@ def standard_attention(q, k, v, *, causal=False, key_mask=None, window=None, ret
         mask.hide_(s, mask.whole())
         # A row that sees nothing becomes 0, which keeps softmax and its
         # gradient finite there; its output is cleared below.
-        empty = _row_max(s.detach()) == -math.inf  # (..., Nq, 1)
+        empty = row_max(s.detach()) == -math.inf  # (..., Nq, 1)
         s.masked_fill_(empty, 0)
     lse = _lse(s, empty) if return_lse else None  # (..., Nq)
     p = torch.softmax(s, -1)  # (..., Nq, Nk)
@@ -141,8 +141,8 @@ def standard_attention(q, k, v, *, causal=False, key_mask=None, window=None, ret
 
 
 def _lse(s: Tensor, empty: Tensor | None) -> Tensor:
-    m = _row_max(s.detach())  # (..., Nq, 1); a constant: its gradient cancels
-    l = (s - _finite(m)).exp_().sum(-1, keepdim=True, dtype=_score_dtype(s))
+    m = row_max(s.detach())  # (..., Nq, 1); a constant: its gradient cancels
+    l = (s - finite(m)).exp_().sum(-1, keepdim=True, dtype=_score_dtype(s))
     lse = m + l.log()  # (..., Nq, 1)
     if empty is not None:
         lse = lse.masked_fill(empty, -math.inf)

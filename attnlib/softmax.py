@@ -42,7 +42,7 @@ def safe_softmax(x: Tensor) -> Tensor:
     Lesson 01.
     """
     _, l, fx = calculate_local_fx(x)
-    return _divide(fx, l)
+    return divide(fx, l)
 
 
 def calculate_local_fx(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,8 +56,8 @@ def calculate_local_fx(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     2018, section 2. Lesson 01.
     """
     require_float("x", x)
-    m = _row_max(x)  # (..., 1)
-    fx = torch.exp(x - _finite(m))  # (..., N)
+    m = row_max(x)  # (..., 1)
+    fx = torch.exp(x - finite(m))  # (..., N)
     return m, fx.sum(-1, keepdim=True), fx
 
 
@@ -76,7 +76,7 @@ def decomposed_softmax(
     m = torch.maximum(m1, m2)  # (..., 1)
     a1, a2 = rescale_factor(m1, m), rescale_factor(m2, m)  # (..., 1)
     l = a1 * l1 + a2 * l2  # (..., 1)
-    return torch.cat((_divide(a1 * fx1, l), _divide(a2 * fx2, l)), dim=-1)
+    return torch.cat((divide(a1 * fx1, l), divide(a2 * fx2, l)), dim=-1)
 
 
 def blocked_softmax(x: Tensor, block_size: int) -> Tensor:
@@ -90,7 +90,7 @@ def blocked_softmax(x: Tensor, block_size: int) -> Tensor:
     local = [calculate_local_fx(block) for block in x.split(block_size, -1)]
     m = torch.cat([m_j for m_j, _, _ in local], -1).amax(-1, keepdim=True)
     l = sum(rescale_factor(m_j, m) * l_j for m_j, l_j, _ in local)  # (..., 1)
-    parts = [_divide(rescale_factor(m_j, m) * fx, l) for m_j, _, fx in local]
+    parts = [divide(rescale_factor(m_j, m) * fx, l) for m_j, _, fx in local]
     return torch.cat(parts, -1)
 
 
@@ -109,7 +109,7 @@ def online_softmax(x: Tensor) -> Tensor:
         if x_j.shape[-1]:
             m_old, m = m, torch.maximum(m, x_j)
             l = l * rescale_factor(m_old, m) + rescale_factor(x_j, m)
-    return _divide(torch.exp(x - _finite(m)), l)
+    return divide(torch.exp(x - finite(m)), l)
 
 
 class SoftmaxState(NamedTuple):
@@ -138,39 +138,61 @@ class SoftmaxState(NamedTuple):
         m, l, p = calculate_local_fx(s)  # (..., N, 1), (..., N, 1), (..., N, M)
         return cls(m, l, p @ v)
 
+    def rebase(self, m: Tensor) -> "SoftmaxState":
+        """The same state relative to another reference: (m, l e^(old - m), o e^(old - m)).
+
+        Exact for any m that the number format can bear: m need not be a maximum.
+        """
+        a = rescale_factor(self.m, m)  # (..., N, 1)
+        return SoftmaxState(m, a * self.l, a * self.o)
+
     def merge(self, other: "SoftmaxState") -> "SoftmaxState":
-        """The state of both sets of keys: rescale each to the larger m, then add."""
+        """The state of both sets of keys: rebase each to the larger m, then add."""
         m = torch.maximum(self.m, other.m)  # (..., N, 1)
-        a, b = rescale_factor(self.m, m), rescale_factor(other.m, m)  # (..., N, 1)
-        return SoftmaxState(m, a * self.l + b * other.l, a * self.o + b * other.o)
+        a, b = self.rebase(m), other.rebase(m)
+        return SoftmaxState(m, a.l + b.l, a.o + b.o)
+
+    def lazy_merge(self, other: "SoftmaxState", threshold: float) -> "SoftmaxState":
+        """`merge` that keeps its own m until other's exceeds it by over `threshold`.
+
+        Exact as well: a stale m is only another reference. The weights may grow
+        to e^threshold, which the number format bounds. Source: FlashAttention-4
+        (its threshold is 8, in powers of two). Lesson 03.
+        """
+        m = torch.where(other.m > self.m + threshold, other.m, self.m)  # (..., N, 1)
+        a, b = self.rebase(m), other.rebase(m)
+        return SoftmaxState(m, a.l + b.l, a.o + b.o)
 
     def finalise(self) -> tuple[Tensor, Tensor]:
         """Attention's output o / l (..., N, D) and lse = m + log l (..., N).
 
         Rows that have seen no key give output 0 and lse -inf.
         """
-        return _divide(self.o, self.l), (self.m + self.l.log()).squeeze(-1)
+        return divide(self.o, self.l), (self.m + self.l.log()).squeeze(-1)
 
 
 def rescale_factor(m_old: Tensor, m_new: Tensor) -> Tensor:
     """e^(m_old - m_new), what turns sums relative to m_old into sums relative
     to m_new; 0 where m_old is -inf, also when m_new is."""
-    return torch.exp(m_old - _finite(m_new))
+    return torch.exp(m_old - finite(m_new))
 
 
-def _row_max(x: Tensor) -> Tensor:
-    # The maximum of no numbers is -inf; amax would raise.
-    return (
-        x.amax(-1, keepdim=True) if x.shape[-1] else x.new_full((*x.shape[:-1], 1), -torch.inf)
-    )
+def row_max(x: Tensor) -> Tensor:
+    """The maximum over the last dimension, kept; -inf of no numbers, where amax raises."""
+    if x.shape[-1] == 0:
+        return x.new_full((*x.shape[:-1], 1), -torch.inf)
+    return x.amax(-1, keepdim=True)
 
 
-def _finite(m: Tensor) -> Tensor:
-    # -inf - (-inf) is NaN. -inf minus the lowest finite number is -inf, and
-    # exp(-inf) is the 0 that an empty row should contribute.
+def finite(m: Tensor) -> Tensor:
+    """m, or the lowest finite number for -inf: a reference that is safe to subtract.
+
+    -inf - (-inf) is NaN; -inf - lowest is -inf, and exp of it the 0 that an
+    empty row should contribute.
+    """
     return m.clamp(min=torch.finfo(m.dtype).min)
 
 
-def _divide(o: Tensor, l: Tensor) -> Tensor:
-    # l is 0 only for a row that saw no key; its o is 0, and so is its answer.
+def divide(o: Tensor, l: Tensor) -> Tensor:
+    """o / l, and 0 where l is 0: a row that saw no key has o = 0, and answer 0."""
     return o / l.masked_fill(l == 0, 1)

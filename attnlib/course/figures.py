@@ -33,7 +33,6 @@ RC = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
-    "figure.constrained_layout.use": True,
     "svg.hashsalt": "attnlib",
     "savefig.dpi": 110,
 }
@@ -49,7 +48,7 @@ def draw_peak_memory(rows: list[dict], ax=None):
 
     A peak that is predicted but did not fit is a cross at its height.
     """
-    ax = ax or plt.subplots(figsize=(8, 3.5))[1]
+    ax = ax or _subplots()[1]
     ends = {}
     for core, curve in _by_core(rows):
         fitted = [(r["N"], r["measured"] / 2**20) for r in curve if r.get("measured")]
@@ -70,7 +69,7 @@ def draw_peak_memory(rows: list[dict], ax=None):
 
 def draw_time(rows: list[dict], ax=None):
     """Time over N, a curve a core; rows of one dtype and mode."""
-    ax = ax or plt.subplots(figsize=(8, 3.5))[1]
+    ax = ax or _subplots()[1]
     ends = {}
     for core, curve in _by_core(rows):
         points = [(r["N"], r["ms"]) for r in curve if r.get("ms")]
@@ -85,7 +84,7 @@ def draw_time(rows: list[dict], ax=None):
 def draw_block_sizes(rows: list[dict], axes=None):
     """Time, and peak memory, of the flash core over its block size, at one N."""
     if axes is None:
-        axes = plt.subplots(1, 2, figsize=(8, 3.5))[1]
+        axes = _subplots(1, 2)[1]
     flash = [(int(r["core"].split()[1]), r) for r in rows if r["core"].startswith("flash")]
     peers = [r for r in rows if not r["core"].startswith("flash")]
     for ax, key, unit, scale in (
@@ -113,7 +112,7 @@ def draw_errors(rows: list[dict], axes=None):
     dtypes = list(dict.fromkeys(r["dtype"] for r in rows))
     inputs = list(dict.fromkeys(r["input"] for r in rows))
     if axes is None:
-        axes = plt.subplots(1, len(dtypes), figsize=(8, 3.5), sharey=True)[1]
+        axes = _subplots(1, len(dtypes), sharey=True)[1]
     for ax, dtype in zip(axes, dtypes):
         panel = [r for r in rows if r["dtype"] == dtype and r.get("error")]
         for core, curve in _by_core(panel):
@@ -140,7 +139,7 @@ def draw_all(folder: Path = FIGURES) -> list[Path]:
 
 def _readme_picture() -> Figure:
     recording = runs.load()
-    fig, ax = plt.subplots(figsize=(8, 3.5))
+    fig, ax = _subplots()
     memory = recording["memory"]
     rows = [r for r in memory if r["dtype"] == "float32" and r["mode"] == "forward"]
     draw_peak_memory(rows, ax)
@@ -157,6 +156,10 @@ def _save(figure: Figure, path: Path) -> Path:
     figure.savefig(path, metadata={"Date": None, "Creator": None})
     plt.close(figure)
     return path
+
+
+def _subplots(*shape, **options):
+    return plt.subplots(*shape, figsize=(8, 3.5), layout="constrained", **options)
 
 
 def _by_core(rows):
