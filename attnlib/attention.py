@@ -19,7 +19,8 @@ take q (..., Nq, d), k (..., Nk, d), v (..., Nk, dv) and
              exp(scores), in float32 for 16-bit inputs.
 
 Where there is a head dimension (-3), k and v may have fewer heads than q, a
-divisor (grouped-query attention). A query that sees no key gets output 0, lse
+divisor (grouped-query attention). The products q kT must be finite before they
+are scaled, too. A query that sees no key gets output 0, lse
 -inf and gradient 0. Lessons 05 to 08.
 """
 
@@ -87,9 +88,7 @@ class FlashAttentionCore(nn.Module):
 # Rung 1 --------------------------------------------------------------------
 
 
-def attention_oracle(
-    q, k, v, *, causal=False, key_mask=None, window=None
-) -> tuple[Tensor, Tensor]:
+def attention_oracle(q, k, v, *, causal=False, key_mask=None, window=None) -> tuple[Tensor, Tensor]:
     """The definition, in float64: (o (..., Nq, dv), lse (..., Nq)).
 
     Nothing is saved or skipped, k and v are copied out to q's heads. Raises as
@@ -105,7 +104,7 @@ def attention_oracle(
     s = q @ k.mT / math.sqrt(q.shape[-1])  # (..., Nq, Nk)
     s = s.masked_fill(~see, -math.inf)
     lse = torch.logsumexp(s, -1)  # (..., Nq)
-    p = torch.exp(s - lse[..., None]).masked_fill(~see, 0)  # (..., Nq, Nk)
+    p = torch.softmax(s, -1).masked_fill(~see, 0)  # (..., Nq, Nk)
     return p @ v, lse
 
 
@@ -180,7 +179,7 @@ def flash_attention(
     # From here on q is (..., Hk, G, Nq, d): G query heads to each of Hk.
     q = q.unflatten(-3, (k.shape[-3], group))
     if key_mask is not None and key_mask.dim() > 1:
-        heads = (k.shape[-3], group) if key_mask.shape[-2] > 1 else (1, 1)
+        heads = (k.shape[-3], group) if key_mask.shape[-2] != 1 else (1, 1)
         mask = mask._replace(key_mask=key_mask.unflatten(-2, heads))
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         o, lse = _FlashAttention.apply(q, k, v, mask, block_size)
@@ -193,18 +192,19 @@ def flash_attention(
 class _FlashAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, mask, block_size):
-        ctx.mask, ctx.block_size = mask, block_size
+        ctx.mask, ctx.block_size = mask._replace(key_mask=None), block_size
         o, lse = _flash_forward(q, k, v, mask, block_size, True)
-        ctx.save_for_backward(q, k, v, o, lse)
+        ctx.save_for_backward(q, k, v, o, lse, mask.key_mask)
         return o, lse
 
     @staticmethod
     def backward(ctx, do, dlse):
-        q, k, v, *_ = saved = ctx.saved_tensors
+        *saved, key_mask = ctx.saved_tensors
+        mask = ctx.mask._replace(key_mask=key_mask)
         with torch.no_grad():
-            grads = _flash_backward(*saved, do, dlse, ctx.mask, ctx.block_size)
+            grads = _flash_backward(*saved, do, dlse, mask, ctx.block_size)
         if torch.is_grad_enabled():  # somebody keeps the graph of this backward
-            grads = _OnceDifferentiable.apply(*grads, q, k, v, do, dlse)
+            grads = _OnceDifferentiable.apply(*grads, *saved[:3], do, dlse)
         return *grads, None, None
 
 

@@ -9,8 +9,8 @@
 
 All count the bytes beyond the arguments, results included, each tensor rounded
 up to 512 as CUDA's allocator does. The books see tensors that PyTorch's
-operators return. Compiled code and fused kernels allocate out of their sight:
-those can only be measured. Lessons 05 and 08.
+operators return, in the thread that calls. Compiled code and fused kernels
+allocate out of their sight: those can only be measured. Lessons 05 and 08.
 """
 
 import weakref
@@ -71,9 +71,7 @@ def live_bytes(fn: Callable, *args) -> Timeline:
     """
     for x in _tensors(args):
         if x.is_cuda:
-            raise ValueError(
-                "args has a CUDA tensor; use measured_timeline, or predicted_timeline"
-            )
+            raise ValueError("args has a CUDA tensor; use measured_timeline or predicted_timeline")
     with _Bookkeeper() as books:
         result = fn(*args)
     events = list(books.events)  # before the result is freed
@@ -131,7 +129,8 @@ def measured_timeline(fn: Callable, *args) -> Timeline:
 def bytes_needed(fn: Callable, *args, context: int) -> int:
     """Bytes a card must have for fn(*args): arguments, predicted peak, cuBLAS's
     workspace, and the `context` that CUDA takes before the first tensor."""
-    inputs = sum(_round_up(x.numel() * x.dtype.itemsize) for x in _tensors(args))
+    storages = {x.untyped_storage()._cdata: x.untyped_storage() for x in _tensors(args)}
+    inputs = sum(_round_up(storage.nbytes()) for storage in storages.values())
     return inputs + predicted_peak(fn, *args) + CUBLAS_WORKSPACE + context
 
 
@@ -203,9 +202,7 @@ class _Bookkeeper(TorchDispatchMode):
 
 def _warm_up(fn, *args) -> int:
     if not torch.cuda.is_available():
-        raise RuntimeError(
-            "there is no GPU to measure; predicted_peak and live_bytes need none"
-        )
+        raise RuntimeError("there is no GPU to measure; predicted_peak and live_bytes need none")
     fn(*args)
     torch.cuda.synchronize()
     torch.cuda.empty_cache()

@@ -4,6 +4,8 @@ Each raises TypeError or ValueError naming the argument, what came, and what was
 expected. The algorithms call them first and stay free of checks themselves.
 """
 
+from operator import index
+
 import torch
 from torch import Tensor
 
@@ -14,29 +16,32 @@ def require_float(name: str, x: Tensor) -> None:
     """x must be a dense floating-point tensor of at least one dimension."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if x.is_nested or x.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got a nested or sparse one")
     if x.dtype not in FLOATS:
         raise TypeError(f"{name} must be one of {FLOATS}, got {x.dtype}")
-    if x.layout != torch.strided or x.is_nested:
-        raise TypeError(f"{name} must be a dense tensor, got layout {x.layout}")
     if x.dim() == 0:
         raise ValueError(f"{name} needs at least one dimension, got shape ()")
 
 
 def require_positive(name: str, n: int) -> int:
     """n as an int, at least 1."""
-    if isinstance(n, bool) or not hasattr(n, "__index__"):
-        raise TypeError(f"{name} must be an int, got {type(n).__name__}")
-    if n.__index__() < 1:
-        raise ValueError(f"{name} must be at least 1, got {n}")
-    return n.__index__()
+    try:
+        i = index(n)
+    except TypeError:
+        i = None
+    if i is None or isinstance(n, bool):
+        raise TypeError(f"{name} must be an int, got {n!r}")
+    if i < 1:
+        raise ValueError(f"{name} must be at least 1, got {i}")
+    return i
 
 
 def require_same_kind(name: str, x: Tensor, like_name: str, like: Tensor) -> None:
     """x must have the dtype and device of `like`."""
     if x.dtype != like.dtype or x.device != like.device:
         raise TypeError(
-            f"{name} is {x.dtype} on {x.device}, "
-            f"but {like_name} is {like.dtype} on {like.device}"
+            f"{name} is {x.dtype} on {x.device}, but {like_name} is {like.dtype} on {like.device}"
         )
 
 
@@ -83,10 +88,12 @@ def require_attention_inputs(q, k, v, causal, key_mask, window) -> int | None:
             )
     _require_shapes(q, k, v)
     if not isinstance(causal, bool):
-        raise TypeError(f"causal must be a bool, got {type(causal).__name__}")
+        raise TypeError(f"causal must be a bool, got {causal!r}")
     if key_mask is not None:
         _require_key_mask(key_mask, q, k)
-    return None if window is None else require_positive("window", window)
+    # A window over everything is as good as a longer one, and fits any counter.
+    everything = q.shape[-2] + k.shape[-2] + 1
+    return None if window is None else min(require_positive("window", window), everything)
 
 
 def _require_shapes(q, k, v) -> None:
@@ -110,9 +117,10 @@ def _require_shapes(q, k, v) -> None:
 
 
 def _require_key_mask(key_mask, q, k) -> None:
-    if not isinstance(key_mask, Tensor) or key_mask.dtype != torch.bool:
-        got = getattr(key_mask, "dtype", type(key_mask).__name__)
-        raise TypeError(f"key_mask must be a bool tensor, True = may be seen; got {got}")
+    dense = isinstance(key_mask, Tensor) and key_mask.layout == torch.strided
+    if not dense or key_mask.dtype != torch.bool:
+        got = f"{type(key_mask)} of {getattr(key_mask, 'dtype', 'no dtype')}"
+        raise TypeError(f"key_mask must be a dense bool tensor, True = may be seen; got {got}")
     if key_mask.device != q.device:
         raise TypeError(f"key_mask is on {key_mask.device}, but q is on {q.device}")
     full, got = (*q.shape[:-2], k.shape[-2]), tuple(key_mask.shape)

@@ -10,7 +10,9 @@ The ladder; each rung computes the same function, and adds one idea:
 6. `online_softmax`      one pass, one element at a time.
 
 `SoftmaxState` carries the weighted sum of values along, which is attention.
-Every function works in the dtype of its input; float64 stays float64.
+Every function works in the dtype of its input, sums included: float64 stays
+float64, and 16-bit sums round early and end at the format's end. The attention
+cores therefore keep theirs in float32.
 """
 
 from typing import NamedTuple
@@ -18,11 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attnlib.preconditions import (
-    require_float,
-    require_local_results,
-    require_positive,
-)
+from attnlib.preconditions import require_float, require_local_results, require_positive
 
 
 def naive_softmax(x: Tensor) -> Tensor:
@@ -86,7 +84,7 @@ def blocked_softmax(x: Tensor, block_size: int) -> Tensor:
     once. x (..., N) gives (..., N); the last block may be ragged. Lesson 02.
     """
     require_float("x", x)
-    block_size = require_positive("block_size", block_size)
+    block_size = min(require_positive("block_size", block_size), max(x.shape[-1], 1))
     local = [calculate_local_fx(block) for block in x.split(block_size, -1)]
     m = torch.cat([m_j for m_j, _, _ in local], -1).amax(-1, keepdim=True)
     l = sum(rescale_factor(m_j, m) * l_j for m_j, l_j, _ in local)  # (..., 1)
@@ -168,7 +166,8 @@ class SoftmaxState(NamedTuple):
 
         Rows that have seen no key give output 0 and lse -inf.
         """
-        return divide(self.o, self.l), (self.m + self.l.log()).squeeze(-1)
+        l = self.l.masked_fill(self.l == 0, 1)  # there m = -inf says it all
+        return self.o / l, (self.m + l.log()).squeeze(-1)
 
 
 def rescale_factor(m_old: Tensor, m_new: Tensor) -> Tensor:

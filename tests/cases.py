@@ -1,5 +1,6 @@
 """Inputs that hurt, and the one table of tolerances."""
 
+import importlib
 import math
 import os
 
@@ -89,8 +90,8 @@ def oracle(q, k, v, options):
     return attention_oracle(q, k, v, **options)
 
 
-def need(module: str):
+def need(module: str, extra: str = "test"):
     """Import a test-only package: missing, it skips here and fails in CI."""
     if os.environ.get("CI") == "true":
-        return __import__(module)
-    return pytest.importorskip(module, reason=f"pip install -e '.[test]' for {module}")
+        return importlib.import_module(module)
+    return pytest.importorskip(module, reason=f"{module}: pip install -e '.[{extra}]'")

@@ -87,9 +87,7 @@ def test_a_verdict_names_what_is_wrong():
     assert runs.judge(standard, o, standard)[0] == "agrees"
     assert runs.judge(1.01 * standard, o, standard)[0].startswith("differs")
     assert runs.judge(standard / 0, o, standard) == ("not finite", None)
-    assert runs.judge(standard[0], o, standard)[0].startswith(
-        "shape (9, 4), expected (2, 9, 4)"
-    )
+    assert runs.judge(standard[0], o, standard)[0].startswith("shape (9, 4), expected (2, 9, 4)")
     assert runs.judge(None, o, standard) == ("not a tensor but NoneType", None)
 
 
@@ -100,6 +98,12 @@ def good(q, k, v, causal=False):
 def wrong(q, k, v, causal=False): return good(1.1 * q, k, v, causal)
 def raises(q, k, v, causal=False): raise IndexError("off by one")
 def crashes(q, k, v, causal=False): os.abort()
+def exits(q, k, v, causal=False): raise SystemExit(0)
+def spoils(q, k, v, causal=False):
+    o = good(q, k, v)
+    v.fill_(1)
+    return o
+def widens(q, k, v, causal=False): return good(q, k, v, causal).double()
 def hangs(q, k, v, causal=False): time.sleep(600)
 """
 
@@ -111,6 +115,9 @@ def hangs(q, k, v, causal=False): time.sleep(600)
         ("wrong", "differs"),
         ("raises", "IndexError: off by one"),
         ("crashes", "the process died"),
+        ("exits", "SystemExit: 0"),
+        ("spoils", "changes its inputs"),
+        ("widens", "torch.float64 on"),
         ("hangs", "no answer in 8 s"),
     ],
 )
@@ -153,9 +160,7 @@ def test_the_gpu_recording_agrees_with_every_prediction():
     assert len(both) >= 40 and all(r["predicted"] == r["measured"] for r in both)
     largest = [r for r in memory if r["N"] == max(x["N"] for x in memory)]
     ran = {(r["core"].split()[0], r["mode"]): "problem" not in r for r in largest}
-    assert (
-        not ran["standard", "forward"] and ran["flash", "forward"] and ran["flash", "training"]
-    )
+    assert not ran["standard", "forward"] and ran["flash", "forward"] and ran["flash", "training"]
 
 
 def test_this_machine_predicts_the_recorded_bytes():
@@ -174,11 +179,7 @@ def test_this_machine_predicts_the_recorded_bytes():
 
 
 def test_save_and_load_are_inverse(tmp_path, monkeypatch):
-    recording = {
-        "machine": {"device": "Test (card) 1"},
-        "memory": [{"N": 1}, {"N": 2}],
-        "fits": [],
-    }
+    recording = {"machine": {"device": "Test (card) 1"}, "memory": [{"N": 1}, {"N": 2}], "fits": []}
     path = runs.save(recording, tmp_path)
     assert path.name == "test_card_1.json"
     monkeypatch.setattr(runs, "RUNS", tmp_path)
@@ -216,18 +217,17 @@ def test_committed_pictures_are_what_the_command_draws(tmp_path):
 
 def test_the_door_finds_lessons_by_number_and_names_unknown_ones(capsys):
     assert notebooks.lessons(["08"]) == notebooks.lessons(["08_two_cores_on_gpu.ipynb"])
-    with pytest.raises(SystemExit):
-        main(["run", "99"])
-    assert "no lesson '99'" in capsys.readouterr().err
+    for name in ("99", "/elsewhere/00_start_here.ipynb", "08.5"):
+        with pytest.raises(SystemExit):
+            main(["run", name])
+        assert f"no lesson '{name}'" in capsys.readouterr().err
 
 
 def test_normal_form_keeps_ids_and_tags_and_drops_the_rest():
     import nbformat
 
     cell = nbformat.v4.new_code_cell("1", id="kept")
-    cell.metadata = nbformat.from_dict(
-        {"tags": ["a"], "execution": {"t": "1"}, "collapsed": True}
-    )
+    cell.metadata = nbformat.from_dict({"tags": ["a"], "execution": {"t": "1"}, "collapsed": True})
     notebook = nbformat.v4.new_notebook(cells=[cell])
     notebook.metadata["widgets"] = {"state": {}}
     normal = notebooks.normalise(notebook)
@@ -238,13 +238,9 @@ def test_normal_form_keeps_ids_and_tags_and_drops_the_rest():
 def test_setup_cell_prints_the_one_command_where_attnlib_is_missing(tmp_path):
     import nbformat
 
-    cell = next(
-        c for c in nbformat.read(notebooks.lessons()[0], 4).cells if c.cell_type == "code"
-    )
+    cell = next(c for c in nbformat.read(notebooks.lessons()[0], 4).cells if c.cell_type == "code")
     code = "import sys; sys.modules['attnlib'] = None\n" + cell.source
-    ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
-    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert ran.returncode != 0 and "%pip install -e .." in ran.stdout
 
 
@@ -264,8 +260,6 @@ def test_readme_has_both_commands_and_ci_finds_the_test_one():
     for name, last in (("open", "00_start_here.ipynb"), ("test", "pytest")):
         command = readme.split(f"<!-- command: {name} -->\n```sh\n")[1].split("\n```")[0]
         assert (
-            "\n" not in command
-            and command.startswith("python3 -m venv")
-            and command.endswith(last)
+            "\n" not in command and command.startswith("python3 -m venv") and command.endswith(last)
         )
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

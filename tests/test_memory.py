@@ -87,9 +87,7 @@ def test_the_specification_example_takes_six_kib():
 
 def test_training_memory_is_linear():
     peaks = [
-        predicted_peak(
-            forward_backward(FlashAttentionCore(D, BLOCK)), *meta(1, HEADS, n, D, n=4)
-        )
+        predicted_peak(forward_backward(FlashAttentionCore(D, BLOCK)), *meta(1, HEADS, n, D, n=4))
         for n in (N, 2 * N)
     ]
     assert peaks[1] < 2.02 * peaks[0]
@@ -105,9 +103,7 @@ def test_the_prediction_is_what_a_real_run_on_this_cpu_takes(core, options):
 
 def test_prediction_is_also_exact_in_training_and_differs_only_where_cuda_does():
     inputs = make_qkv(2, 3, 100, 16, n=4)
-    flash, std = (
-        forward_backward(c) for c in (FlashAttentionCore(16, 32), StdAttentionCord(16))
-    )
+    flash, std = (forward_backward(c) for c in (FlashAttentionCore(16, 32), StdAttentionCord(16)))
     assert predicted_peak(flash, *inputs) == live_bytes(flash, *inputs).peak
     # CUDA's softmax backward makes grad * output first: one more matrix.
     matrix = 2 * 3 * 100 * 100 * 4
@@ -142,6 +138,11 @@ def test_needed_bytes_count_inputs_workspace_and_context():
     fn = forward(StdAttentionCord(8))
     needed = bytes_needed(fn, q, k, v, context=1000)
     assert needed == 3 * 64 * 8 * 4 + predicted_peak(fn, q, k, v) + 32 * 2**20 + 1000
+
+
+def test_an_expanded_argument_needs_what_it_stores():
+    x = torch.zeros(1, device="meta").expand(10**9)
+    assert bytes_needed(lambda x: None, x, context=0) == 512 + 32 * 2**20
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="only without a GPU")

@@ -63,9 +63,7 @@ def test_prose_is_short_and_plain(name):
     for cell in cells(name, "markdown"):
         words = prose(cell).split()
         assert len(words) <= 80, (cell.id, len(words))
-        assert not {"simply", "just", "obviously"} & {w.lower().strip(".,") for w in words}, (
-            cell.id
-        )
+        assert not {"simply", "just", "obviously"} & {w.lower().strip(".,") for w in words}, cell.id
 
 
 @LESSON
@@ -102,9 +100,7 @@ def test_it_opens_and_closes_like_every_lesson(name):
 
 @LESSON
 def test_a_prediction_comes_before_an_answer(name):
-    asked = [
-        c for c in LESSONS[name].cells if "**Predict.**" in c.source or "Quiz(" in c.source
-    ]
+    asked = [c for c in LESSONS[name].cells if "**Predict.**" in c.source or "Quiz(" in c.source]
     assert len(asked) >= 3
 
 

@@ -193,6 +193,23 @@ def test_finalise_gives_output_and_lse():
     torch.testing.assert_close(o, expected, rtol=1e-13, atol=1e-14)
 
 
+def test_gradients_through_finalise_of_an_empty_row_are_zero():
+    s = torch.tensor([[-INF, -INF], [1.0, 2.0]], requires_grad=True)
+    o, lse = SoftmaxState.of(s, torch.ones(2, 3)).finalise()
+    (ds,) = torch.autograd.grad(o.sum() + lse[1], s)
+    assert ds[0].tolist() == [0, 0] and ds.isfinite().all()
+
+
+def test_lazy_merge_is_the_same_state_at_any_threshold():
+    s, v = logits(3, 12, scale=3), logits(12, 2)
+    expected = SoftmaxState.of(s, v).finalise()
+    for threshold in (0.0, 2.0, 8.0, 300.0):
+        state = SoftmaxState.identity(s, v)
+        for s_j, v_j in zip(s.split(5, -1), v.split(5)):
+            state = state.lazy_merge(SoftmaxState.of(s_j, v_j), threshold)
+        torch.testing.assert_close(state.finalise(), expected, rtol=1e-13, atol=1e-14)
+
+
 def test_two_identities_finalise_to_zero_and_minus_infinity():
     e = SoftmaxState.identity(torch.empty(2, 1), torch.empty(0, 3))
     o, lse = e.merge(e).finalise()

@@ -20,11 +20,7 @@ STYLE = {
     "flash": {"color": ML, "marker": "o", "linestyle": "-"},
     "SDPA": {"color": GREY, "marker": "^", "linestyle": "--"},
 }
-LABEL = {
-    "standard": "StdAttentionCord",
-    "flash": "FlashAttentionCore",
-    "SDPA": "torch SDPA",
-}
+LABEL = {"standard": "StdAttentionCord", "flash": "FlashAttentionCore", "SDPA": "torch SDPA"}
 RC = {
     "font.size": 12,
     "axes.titlesize": 13,

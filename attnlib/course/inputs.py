@@ -21,9 +21,7 @@ def make_qkv(
     if torch.device(device).type == "meta":
         return tuple(torch.empty(shape, dtype=dtype, device=device) for _ in range(n))
     generator = torch.Generator(device).manual_seed(seed)
-    return tuple(
-        torch.randn(shape, generator=generator, device=device).to(dtype) for _ in range(n)
-    )
+    return tuple(torch.randn(shape, generator=generator, device=device).to(dtype) for _ in range(n))
 
 
 def alice_qkv(layer: int = 0, dtype=torch.float32) -> tuple[Tensor, Tensor, Tensor]:

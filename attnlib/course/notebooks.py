@@ -16,8 +16,8 @@ def lessons(names=()) -> list[Path]:
         return everything
     found = []
     for name in names:
-        stem = Path(name).stem
-        matches = [p for p in everything if p.stem == stem or p.stem[:2] == stem]
+        same = Path(name).resolve()
+        matches = [p for p in everything if name in (p.stem[:2], p.stem, p.name) or p == same]
         if not matches:
             raise ValueError(f"no lesson {name!r}; there are {[p.stem for p in everything]}")
         found += matches
@@ -45,11 +45,7 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     keep = {"slideshow", "tags", "nbgrader"}
     notebook.metadata = nbformat.from_dict(
         {
-            "kernelspec": {
-                "display_name": "Python 3",
-                "language": "python",
-                "name": "python3",
-            },
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"},
         }
     )

@@ -103,9 +103,7 @@ def summary(recording: dict) -> str:
             + table(recording["fits"], **{c: c for c in columns}, needed=mib("needed"))
         )
     if "kernel" in recording:
-        parts.append(
-            "Your kernel, beside standard attention\n" + kernel_table(recording["kernel"])
-        )
+        parts.append("Your kernel, beside standard attention\n" + kernel_table(recording["kernel"]))
     return "\n\n".join(parts)
 
 

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -134,10 +135,7 @@ def setups() -> list[Setup]:
     """The course's two shapes; 16-bit is float16 where the card has no bfloat16."""
     if not torch.cuda.is_available():
         blocks = (256, 512, 1024)
-        return [
-            Setup(torch.float32, 4, 64, blocks),
-            Setup(torch.bfloat16, 4, 64, blocks),
-        ]
+        return [Setup(torch.float32, 4, 64, blocks), Setup(torch.bfloat16, 4, 64, blocks)]
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     half = torch.bfloat16 if has_bf16 else torch.float16
     return [Setup(torch.float32, 8, 64, (2048,)), Setup(half, 16, 128, (2048,))]
@@ -332,8 +330,8 @@ def measure_kernel(target: str, timeout: float = 300) -> list[dict]:
         return pool.submit(_measure_kernel, target).result(timeout)
     except FutureTimeoutError:
         problem = f"no answer in {timeout:g} s"
-    except Exception as error:  # BrokenProcessPool: the process died
-        problem = f"the process died ({type(error).__name__})"
+    except BrokenProcessPool:
+        problem = "the process died"
     finally:
         for process in list((pool._processes or {}).values()):
             process.kill()
@@ -349,7 +347,7 @@ def load_kernel(target: str) -> Callable:
     sys.path.insert(0, os.getcwd())
     try:
         kernel = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except (Exception, SystemExit) as error:  # whatever its module does on import
         raise ValueError(f"{target!r} cannot be imported: {error}") from error
     if not callable(kernel):
         raise ValueError(f"{target!r} is not a function")
@@ -360,16 +358,19 @@ def _measure_kernel(target: str) -> list[dict]:
     kernel, rows = load_kernel(target), []
     for setup in setups():
         N = 4096 if _cuda() else 512
-        q, k, v = setup.qkv(N)
         for causal in (False, True):
+            q, k, v = setup.qkv(N)  # afresh: the kernel may have written into the last
             o, _ = attention_oracle(q, k, v, causal=causal)
             standard = forward(StdAttentionCord(setup.d), causal=causal)
             run = forward(kernel, causal=causal)
             row = _case(setup, N) | {"core": target, "causal": causal}
-            got, problem = attempt(run, q.clone(), k.clone(), v.clone())
+            given = q.clone(), k.clone(), v.clone()
+            judged, problem = attempt(lambda: judge(run(*given), o, standard(q, k, v)))  # noqa: B023
             if problem is None:
-                verdict, error = judge(got, o, standard(q, k, v))
-                row |= {"error": error, "verdict": verdict}
+                verdict, row["error"] = judged
+                if any(not torch.equal(x, y) for x, y in zip(given, (q, k, v))):
+                    verdict = "changes its inputs"
+                row["verdict"] = verdict
                 times = contest({"standard": standard, target: run}, q, k, v)
                 row |= times[target] | {"standard_ms": times["standard"]["ms"]}
                 row["measured"], _ = attempt(_peak, run, q, k, v)
@@ -387,6 +388,9 @@ def judge(got, o, standard) -> tuple[str, float | None]:
         return f"not a tensor but {type(got).__name__}", None
     if got.shape != o.shape:
         return f"shape {tuple(got.shape)}, expected {tuple(o.shape)}", None
+    if (got.dtype, got.device) != (standard.dtype, standard.device):
+        expected = f"{standard.dtype} on {standard.device}"
+        return f"{got.dtype} on {got.device}, expected {expected}", None
     if not got.isfinite().all():
         return "not finite", None
     error, allowed = relative_error(got, o), 2 * relative_error(standard, o)
@@ -506,7 +510,7 @@ def attempt(fn: Callable, *args):
     """(fn(*args), None), or (None, problem) where it raised, its memory freed."""
     try:
         return fn(*args), None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         problem = _describe(error)
         del error
     gc.collect()

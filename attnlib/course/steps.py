@@ -175,24 +175,14 @@ def draw_rescaling(trace: Trace, title: str, labels=None) -> Figure:
     """Scores under the staircase of the reference m, and each step's factor."""
     figure = _figure(8, 3.4)
     grid = figure.add_gridspec(
-        2,
-        1,
-        height_ratios=(3, 1.6),
-        left=0.075,
-        right=0.985,
-        top=0.9,
-        bottom=0.145,
-        hspace=0.42,
+        2, 1, height_ratios=(3, 1.6), left=0.075, right=0.985, top=0.9, bottom=0.145, hspace=0.42
     )
     scores, factors = (figure.add_subplot(grid[i]) for i in range(2))
     _draw_scores(scores, trace, len(trace.states) - 1, labels)
     scores.set_title(title)
     for block, factor in list(zip(trace.blocks, trace.factors))[1:]:
         factors.bar(
-            (block.start + block.stop - 1) / 2,
-            factor,
-            0.7 * (block.stop - block.start),
-            color=ML,
+            (block.start + block.stop - 1) / 2, factor, 0.7 * (block.stop - block.start), color=ML
         )
     factors.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
     factors.set(xlim=scores.get_xlim(), ylim=(0, 1.15), yticks=(0, 1), ylabel="factor")
@@ -286,11 +276,7 @@ def _draw_total(ax, trace, step):
     ax.set(xlim=(0, 1.12 * max(trace.l)), yticks=(), ylim=(-0.6, 0.6))
     ax.set_ylabel("l", rotation=0, ha="right", va="center", color=ML)
     ax.annotate(
-        f"{trace.l[step]:.3g}",
-        (trace.l[step], 0),
-        (4, 0),
-        textcoords="offset points",
-        va="center",
+        f"{trace.l[step]:.3g}", (trace.l[step], 0), (4, 0), textcoords="offset points", va="center"
     )
 
 
@@ -301,9 +287,7 @@ def _draw_plane(ax, trace, step):
     ax.plot(*path[-1], color="black", marker="*", markersize=11, linestyle="")
     low, high = path.min(0), path.max(0)
     room = np.maximum(0.2 * (high - low), 1e-3)
-    ax.set(
-        xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1])
-    )
+    ax.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
     ax.set_title("o / l moves to ★")
     ax.set(xlabel="value 0", xticks=(), yticks=())
     ax.set_ylabel("value 1")

@@ -130,9 +130,7 @@ class MergeTree(Explorer):
     def _show(self, change=None):
         tree = steps.bracketing(self.kind.value, len(self.leaves), self.seed)
         self.root = steps.fold_tree(tree, self.leaves)
-        exact = steps.fold_tree(
-            tree, [SoftmaxState(*(x.double() for x in s)) for s in self.leaves]
-        )
+        exact = steps.fold_tree(tree, [SoftmaxState(*(x.double() for x in s)) for s in self.leaves])
         self.error = (self.root.l.double() / exact.l - 1).abs().max().item()
         m, l = self.root.m.item(), self.root.l.item()
         self.text = f"{self.kind.value}: the root is m = {m:.2f}, l = {l:.5f}"

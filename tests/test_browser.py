@@ -1,0 +1,284 @@
+"""Lesson 04 as people meet it: in JupyterLab, untrusted, and as an exported page.
+
+Needs Chromium and the `browser` extra; `pytest -m browser -s` also prints how long
+a step takes from key press to new picture, and keeps screenshots in build/.
+"""
+
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from html import escape
+from pathlib import Path
+
+import pytest
+from cases import need
+
+from attnlib.course import notebooks, steps
+from attnlib.course.inputs import alice_qkv
+
+sync_api = need("playwright.sync_api", "browser")
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parents[1]
+SHOTS = ROOT / "build" / "screenshots"
+LESSON = "04_rescaling_explorer"
+NPM = ("requirejs@2.3.7", "@jupyter-widgets/html-manager@1.0.14", "mathjax@2.7.9")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("no Chromium: apt-get install chromium")
+        pytest.skip("no Chromium: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab over a copy of the notebooks, as a fresh clone has them: untrusted."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(notebooks.NOTEBOOKS, folder / "notebooks")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    home = {"JUPYTER_CONFIG_DIR": str(folder / "c"), "JUPYTER_DATA_DIR": str(folder / "d")}
+    command = f"-m jupyterlab --allow-root --no-browser --port={port} --ServerApp.port_retries=0"
+    command += " --IdentityProvider.token= --LabApp.news_url= --LabApp.check_for_updates_class="
+    command += "jupyterlab.NeverCheckForUpdate"
+    server = subprocess.Popen(
+        [sys.executable, *command.split(), str(folder / "notebooks")],
+        env=os.environ | home,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(120):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            break
+        except OSError:
+            time.sleep(0.5)
+    yield url
+    server.terminate()
+    server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def trace():
+    q, k, v = alice_qkv(0)
+    return steps.trace_row(q[1, 369], k[1], v[1], 64)
+
+
+def open_page(chromium, url, errors):
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: errors.append(str(e)))
+    page.goto(url)
+    return page
+
+
+def shot(page, name):
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png")
+
+
+def frame(text) -> str:
+    """The selector of the visible picture that says `text`."""
+    return f'svg[aria-label="{escape(text)}"]:visible'
+
+
+def test_an_untrusted_clone_shows_pictures(chromium, lab):
+    errors = []
+    page = open_page(chromium, f"{lab}/lab/tree/{LESSON}.ipynb?reset", errors)
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+    page.evaluate("document.querySelector('.jp-WindowedPanel-outer, .jp-Notebook').scrollTo(0, 0)")
+    seen = set()
+    for _ in range(60):
+        for image in page.query_selector_all(".jp-OutputArea-output img"):
+            seen.add(image.get_attribute("src")[:4000])
+        page.mouse.move(700, 600)
+        page.mouse.wheel(0, 500)
+        page.wait_for_timeout(60)
+        if len(seen) == 3:
+            break
+    shot(page, "untrusted")
+    assert len(seen) == 3, "each of the three explorers shows its PNG"
+    assert not page.query_selector("text=BlockStepper(")
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def page(chromium, lab):
+    errors = []
+    page = open_page(chromium, f"{lab}/lab/tree/{LESSON}.ipynb?reset", errors)
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+    page.wait_for_selector("[data-status=idle]", timeout=60_000)
+    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+    page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
+    page.wait_for_timeout(1000)
+    for _ in range(200):  # the notebook is windowed: come past every cell
+        page.mouse.move(700, 600)
+        page.mouse.wheel(0, 300)
+        page.wait_for_timeout(100)
+        if page.query_selector("button:text-is('Shuffle again')"):
+            break
+    page.wait_for_selector("button:text-is('Shuffle again')", timeout=60_000)
+    page.attn_errors = errors
+    yield page
+    page.close()
+
+
+def come_to(page, selector):
+    for distance in [-500] * 40 + [300] * 80:
+        found = page.query_selector(selector)
+        if found and found.is_visible():
+            found.scroll_into_view_if_needed()
+            return found
+        page.mouse.move(700, 600)
+        page.mouse.wheel(0, distance)
+        page.wait_for_timeout(50)
+    raise AssertionError(f"{selector} never came")
+
+
+def height(page, selector):
+    return page.query_selector(selector).bounding_box()["height"]
+
+
+def milliseconds(page, press, selectors):
+    """Median time from a press to the picture that answers it."""
+    times = []
+    for selector in selectors:
+        start = time.perf_counter()
+        press(selector)
+        page.wait_for_selector(selector, state="attached", timeout=5000)
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def test_the_stepper_steps_by_mouse_and_keyboard(page, trace):
+    come_to(page, ".attn-stepper")
+    said = [steps.describe_step(trace, n) for n in range(8)]
+    page.wait_for_selector(frame(said[0]))
+    before = height(page, ".widget-stack")
+    page.click("[aria-label='Next block']")
+    page.wait_for_selector(frame(said[1]))
+    page.focus(".attn-stepper .noUi-handle")
+    for n in range(2, 8):
+        page.keyboard.press("ArrowRight")
+        page.wait_for_selector(frame(said[n]))
+        assert height(page, ".widget-stack") == before
+    shot(page, "stepper")
+    page.click("[aria-label='Previous block']")
+    page.wait_for_selector(frame(said[6]))
+    keys = [(("ArrowLeft", 5), ("ArrowRight", 6))[n % 2] for n in range(50)]
+    turns = iter(keys)
+    ms = milliseconds(
+        page, lambda _: page.keyboard.press(next(turns)[0]), [frame(said[n]) for _, n in keys]
+    )
+    print(f"\nstepper: median {ms:.0f} ms from key press to picture, 50 steps")
+
+
+def test_the_stepper_plays(page, trace):
+    come_to(page, ".attn-stepper")
+    page.click(".attn-stepper .jupyter-widget-play button >> nth=0")
+    page.wait_for_selector(frame(steps.describe_step(trace, 7)), timeout=20_000)
+
+
+def explorer_text(name, block_size, threshold=0.0):
+    s = steps.example_scores(name)
+    trace = steps.trace_scores(s, s[:, None], block_size, threshold)
+    return (
+        f"{len(trace.states)} blocks, {trace.rescales} rescaled; "
+        f"m = {trace.m[-1]:.2f}, l = {trace.l[-1]:.4g}"
+    )
+
+
+def test_the_explorer_shows_what_the_library_computes(page):
+    come_to(page, "select:has(option:text-is('ramp up'))")
+    select = page.locator("select:has(option:text-is('ramp up'))")
+    for name in ("ramp down", "Gaussian", "one spike", "ramp up"):
+        select.select_option(label=name)
+        page.wait_for_selector(frame(explorer_text(name, 8, 16)))
+    handle = page.locator(".widget-hslider:has-text('threshold') .noUi-handle")
+    before = height(page, ".widget-html:has(svg):visible")
+    handle.focus()
+    for n in range(15, -1, -1):
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_selector(frame(explorer_text("ramp up", 8, n)))
+    assert height(page, ".widget-html:has(svg):visible") == before
+    shot(page, "explorer")
+    names = [("Gaussian", "ramp up")[n % 2] for n in range(50)]
+    turns = iter(names)
+    ms = milliseconds(
+        page,
+        lambda _: select.select_option(label=next(turns)),
+        [frame(explorer_text(name, 8)) for name in names],
+    )
+    print(f"\nexplorer: median {ms:.0f} ms from choice to picture, 50 steps")
+
+
+def test_the_tree_gives_one_root_for_every_bracketing(page):
+    come_to(page, "button:text-is('left fold')")
+    said = {}
+    for kind in ("left fold", "right fold", "balanced"):
+        page.click(f"button:text-is('{kind}')")
+        picture = page.wait_for_selector(f'svg[aria-label^="{kind}: the root"]:visible')
+        said[kind] = picture.get_attribute("aria-label").split(": ")[1]
+    assert len(set(said.values())) == 1
+    page.focus("button:text-is('Shuffle again')")
+    page.keyboard.press("Enter")
+    page.wait_for_selector('svg[aria-label^="shuffled: the root"]:visible')
+    shot(page, "tree")
+
+
+def test_a_quiz_answers(page):
+    come_to(page, "button:text-is('the new block only')")
+    page.focus("button:text-is('the new block only')")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=Yes: it gets the factor")
+
+
+def test_nothing_complained_in_the_console(page):
+    assert not [e for e in page.attn_errors if "favicon" not in e]
+
+
+def test_an_exported_page_steps_without_kernel_and_network(chromium, trace, tmp_path):
+    from nbconvert import HTMLExporter
+
+    npm = shutil.which("npm")
+    if npm is None:
+        assert os.environ.get("CI") != "true", "npm is missing"
+        pytest.skip("npm is missing")
+    command = [npm, "install", "--silent", "--prefix", str(tmp_path), *NPM]
+    subprocess.run(command, check=True, capture_output=True)
+    modules = (tmp_path / "node_modules").as_uri()
+    exporter = HTMLExporter(
+        require_js_url=f"{modules}/requirejs/require.js",
+        widget_renderer_url=f"{modules}/@jupyter-widgets/html-manager/dist/embed-amd.js",
+        mathjax_url=f"{modules}/mathjax/MathJax.js?config=TeX-AMS-MML_SVG-full,Safe",
+        embed_images=True,
+    )
+    notebook = notebooks.execute(notebooks.lessons([LESSON])[0])
+    html = tmp_path / "lesson.html"
+    html.write_text(exporter.from_notebook_node(notebook)[0])
+    context = chromium.new_context(offline=True, viewport={"width": 1200, "height": 1000})
+    page = context.new_page()
+    page.goto(html.as_uri())
+    page.wait_for_selector(".attn-stepper .noUi-handle", timeout=60_000)
+    page.click("[aria-label='Next block']")
+    page.wait_for_selector(frame(steps.describe_step(trace, 1)))
+    page.focus(".attn-stepper .noUi-handle")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(frame(steps.describe_step(trace, 2)))
+    shot(page, "exported")
+    context.close()
