@@ -53,6 +53,7 @@ class BlockStepper(Explorer):
         w.jslink((self.slider, "value"), (self.stack, "selected_index"))
         controls = w.HBox([w.HTML(_ARROWS), self.slider, self.play])
         controls.add_class("attn-stepper")
+        self.stack.add_class("attn-frames")
         super().__init__([controls, self.stack], figures[0], f"Block stepper: {texts[0]}")
 
 
@@ -76,7 +77,7 @@ class RescalingExplorer(Explorer):
         controls = (self.name, self.layer, self.head, self.token, self.block_size)
         controls += (self.temperature, self.threshold)
         for control in controls:
-            control.style.description_width = "80px"
+            control.style.description_width = "90px"
             control.observe(self._show, "value")
         self._show()
         rows = [w.HBox(controls[:3]), w.HBox(controls[3:5]), w.HBox(controls[5:])]
