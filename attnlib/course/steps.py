@@ -6,6 +6,7 @@ A trace holds what `online_attention` yielded; the draw_* functions only draw.
 import base64
 import functools
 import io
+from html import escape
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -130,11 +131,12 @@ def draw_local(scores: Tensor) -> Figure:
     left.bar(x, scores, color=S)
     left.hlines(m.item(), -1, len(scores), color=ML, linewidth=2.5)
     _beside(left, f"m = {m.item():.2f}", (len(scores), m.item()), ML)
-    left.set(xlim=(-1, 1.35 * len(scores)), xlabel="key", title="scores, and their maximum")
+    left.set(xlim=(-1, 1.35 * len(scores)), xlabel="key", title="scores x, and their maximum")
+    left.set_xticks(range(0, len(scores), 5))
     right.bar(x, fx, color=S)
     right.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
     right.set(
-        ylim=(0, 1.15), xlabel="key", title=f"fx = e^(s − m); their sum is l = {l.item():.2f}"
+        ylim=(0, 1.15), xlabel="key", title=f"fx = e^(x − m); their sum is l = {l.item():.2f}"
     )
     return figure
 
@@ -173,6 +175,20 @@ def describe_step(trace: Trace, step: int) -> str:
 @_styled
 def draw_rescaling(trace: Trace, title: str, labels=None) -> Figure:
     """Scores under the staircase of the reference m, and each step's factor."""
+    return _draw_factors(trace, trace.factors[1:], title, labels)
+
+
+@_styled
+def draw_blocks(s: Tensor, block_size: int, title: str) -> Figure:
+    """Scores s (M,) in blocks measured alone: each under its own maximum m_j, and
+    below the factor e^(m_j - m) that brings it to the common m."""
+    alone = [SoftmaxState.of(s_j[None], s_j[:, None]) for s_j in s.split(block_size)]
+    trace = Trace(s, block_size, alone)
+    factors = [float(np.exp(m_j - max(trace.m))) for m_j in trace.m]
+    return _draw_factors(trace, factors, title, None)
+
+
+def _draw_factors(trace, bars, title, labels) -> Figure:
     figure = _figure(8, 3.4)
     grid = figure.add_gridspec(
         2, 1, height_ratios=(3, 1.6), left=0.075, right=0.985, top=0.9, bottom=0.145, hspace=0.42
@@ -180,14 +196,72 @@ def draw_rescaling(trace: Trace, title: str, labels=None) -> Figure:
     scores, factors = (figure.add_subplot(grid[i]) for i in range(2))
     _draw_scores(scores, trace, len(trace.states) - 1, labels)
     scores.set_title(title)
-    for block, factor in list(zip(trace.blocks, trace.factors))[1:]:
-        factors.bar(
-            (block.start + block.stop - 1) / 2, factor, 0.7 * (block.stop - block.start), color=ML
-        )
+    for block, factor in zip(trace.blocks[-len(bars) :], bars):
+        middle, width = (block.start + block.stop - 1) / 2, block.stop - block.start
+        factors.bar(middle, factor, 0.7 * width, color=ML)
     factors.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
     factors.set(xlim=scores.get_xlim(), ylim=(0, 1.15), yticks=(0, 1), ylabel="factor")
     factors.set_xlabel("key")
     return figure
+
+
+def svg_rescaling(trace: Trace, text: str, labels=None) -> str:
+    """`draw_rescaling` as hand-made SVG: a thirtieth of the time, for a live explorer.
+
+    `text` names it for screen readers.
+    """
+    s, M = trace.scores.tolist(), len(trace.scores)
+    low, high = min(*s, 0.0), max(*s, 0.0)
+    x = [60 + 790 * key / M for key in range(M + 1)]
+
+    def y(score):
+        return 225 - 185 * (score - low) / (high - low)
+
+    parts = []
+    for n, (block, factor) in enumerate(zip(trace.blocks, trace.factors)):
+        left, right = x[block.start], x[block.stop]
+        steps = "".join(f"V{y(s[key]):.1f}H{x[key + 1]:.1f}" for key in range(M)[block])
+        parts.append(f'<path d="M{left:.1f} {y(0):.1f}{steps}V{y(0):.1f}Z" fill="{PAIR[n % 2]}"/>')
+        if n:
+            box = f'x="{left + 2:.1f}" y="{345 - 70 * factor:.1f}" width="{right - left - 4:.1f}"'
+            parts.append(f'<rect {box} height="{70 * factor:.1f}" fill="{ML}"/>')
+    stairs = "".join(f"V{y(m):.1f}H{x[b.stop]:.1f}" for b, m in zip(trace.blocks, trace.m))
+    first = f"M60 {y(trace.m[0]):.1f}"
+    parts += [
+        f'<path d="{first}{stairs}" fill="none" stroke="{ML}" stroke-width="2.5"/>',
+        f'<path d="M60 {y(0):.1f}H850M60 345H850" stroke="{GREY}"/>',
+        f'<path d="M60 275H850" stroke="{GREY}" stroke-dasharray="2 3"/>',
+        *(
+            f'<text x="{left}" y="{top:.1f}" text-anchor="{anchor}">{words}</text>'
+            for left, top, anchor, words in (
+                (
+                    60,
+                    18,
+                    "start",
+                    "scores, and the reference m that each block was measured against",
+                ),
+                (
+                    60,
+                    264,
+                    "start",
+                    "factor e^(m_old − m_new) of each step, 1 where nothing is rescaled",
+                ),
+                (52, y(high) + 5, "end", f"{high:.1f}"),
+                (52, y(low) + 5, "end", f"{low:.1f}"),
+                (52, 280, "end", "1"),
+                (52, 350, "end", "0"),
+                (60, 365, "start", "key 0"),
+                (850, 365, "end", f"key {M - 1}"),
+            )
+        ),
+        f'<text x="856" y="{y(trace.m[-1]) + 5:.1f}" fill="{ML}">m</text>',
+    ]
+    if labels is not None:
+        top = s.index(high)
+        middle = f'x="{x[top]:.1f}" y="{y(high) - 6:.1f}" text-anchor="middle"'
+        parts.append(f"<text {middle}>“{escape(labels[top])}”</text>")
+    head = f'role="img" aria-label="{escape(text)}" width="880" height="372" font-size="15"'
+    return f"<svg {head} font-family='sans-serif'>{''.join(parts)}</svg>"
 
 
 @_styled
@@ -309,7 +383,7 @@ def _draw_node(ax, tree, leaves):
     x, y, state = nodes[-1]
     m, l = state.m.flatten()[0].item(), state.l.flatten()[0].item()
     box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": ML}
-    ax.text(x, y, f"{label}{m:.1f}, {l:.3f}", ha="center", va="center", fontsize=11, bbox=box)
+    ax.text(x, y, f"{label}{m:.1f}, {l:.2f}", ha="center", va="center", fontsize=11, bbox=box)
     return nodes
 
 

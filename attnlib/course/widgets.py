@@ -7,6 +7,7 @@ they work in an exported page, without kernel and without network.
 """
 
 import io
+import re
 from html import escape
 
 import ipywidgets as w
@@ -45,8 +46,8 @@ class BlockStepper(Explorer):
         figures = [steps.draw_block_step(self.trace, n, labels) for n in numbers]
         texts = [steps.describe_step(self.trace, n) for n in numbers]
         frames = [w.HTML(_frame(f, t), layout=FRAME) for f, t in zip(figures, texts)]
-        self.stack = w.Stack(frames, selected_index=0)
         last = len(frames) - 1
+        self.stack = w.Stack(frames, selected_index=0)
         self.play = w.Play(min=0, max=last, interval=1200, description="Play")
         self.slider = w.IntSlider(min=0, max=last, description="block", readout=False)
         w.jslink((self.play, "value"), (self.slider, "value"))
@@ -54,7 +55,9 @@ class BlockStepper(Explorer):
         controls = w.HBox([w.HTML(_ARROWS), self.slider, self.play])
         controls.add_class("attn-stepper")
         self.stack.add_class("attn-frames")
-        super().__init__([controls, self.stack], figures[0], f"Block stepper: {texts[0]}")
+        super().__init__(
+            [controls, self.stack], figures[last - 1], f"Block stepper: {texts[last - 1]}"
+        )
 
 
 class RescalingExplorer(Explorer):
@@ -82,7 +85,8 @@ class RescalingExplorer(Explorer):
         self._show()
         rows = [w.HBox(controls[:3]), w.HBox(controls[3:5]), w.HBox(controls[5:])]
         children = [*rows, self.numbers, self.picture]
-        super().__init__(children, self.figure, f"Rescaling explorer: {self.text}")
+        picture = steps.draw_rescaling(self.trace, "scores, and the reference m of each block")
+        super().__init__(children, picture, f"Rescaling explorer: {self.text}")
 
     def _show(self, change=None):
         alice = self.name.value == "Alice"
@@ -99,9 +103,7 @@ class RescalingExplorer(Explorer):
             f"m = {trace.m[-1]:.2f}, l = {trace.l[-1]:.4g}"
         )
         labels = alice_tokens() if alice else None
-        title = "scores, and the reference m that each block was measured against"
-        self.figure = steps.draw_rescaling(trace, title, labels)
-        self.picture.value = _svg(self.figure, self.text)
+        self.picture.value = steps.svg_rescaling(trace, self.text, labels)
         self.numbers.value = _say(f"{self.text}; error against float64 {self.error:.1e}")
 
 
@@ -199,6 +201,6 @@ def _svg(figure: Figure, text: str) -> str:
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "attnlib"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
+    svg = re.sub(r"(\d\.\d)\d+", r"\1", buffer.getvalue())  # a tenth of a point will do
     name = f'<svg role="img" aria-label="{escape(text)}" '
     return svg[svg.index("<svg") :].replace("<svg ", name, 1)
