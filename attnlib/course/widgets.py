@@ -202,5 +202,7 @@ def _svg(figure: Figure, text: str) -> str:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "attnlib"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = re.sub(r"(\d\.\d)\d+", r"\1", buffer.getvalue())  # a tenth of a point will do
-    name = f'<svg role="img" aria-label="{escape(text)}" '
+    # matplotlib's style sheet says "*": inline it would restyle the whole page, slowly.
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.S)
+    name = f'<svg role="img" aria-label="{escape(text)}" stroke-linejoin="round" '
     return svg[svg.index("<svg") :].replace("<svg ", name, 1)
