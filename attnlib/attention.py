@@ -335,8 +335,7 @@ def _mask(q, k, v, causal, key_mask, window) -> Mask:
 
 def _score_buffer(q, k, block_size) -> Tensor:
     rows, cols = min(block_size, q.shape[-2]), min(block_size, k.shape[-2])
-    heads = math.prod(q.shape[:-2])
-    return q.new_empty(heads * rows * cols, dtype=_score_dtype(q))
+    return q.new_empty(math.prod(q.shape[:-2]) * rows * cols, dtype=_score_dtype(q))
 
 
 def _score_dtype(x: Tensor) -> torch.dtype:

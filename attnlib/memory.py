@@ -13,6 +13,7 @@ operators return, in the thread that calls. Compiled code and fused kernels
 allocate out of their sight: those can only be measured. Lessons 05 and 08.
 """
 
+import time
 import weakref
 from collections.abc import Callable
 from typing import NamedTuple
@@ -51,13 +52,13 @@ class Timeline(NamedTuple):
 
     def alive_at_peak(self) -> list[tuple[str, int]]:
         """Name and size of each tensor that was alive when the peak was first met."""
-        alive = []
+        alive, peak = [], self.peak
         for event in self.events:
             if event.size > 0:
                 alive.append((event.name, event.size))
             else:
                 alive.remove((event.name, -event.size))
-            if event.live == self.peak:
+            if event.live == peak:
                 break
         return alive
 
@@ -69,9 +70,8 @@ def live_bytes(fn: Callable, *args) -> Timeline:
     whose kernels allocate scratch space unseen: raises ValueError, use
     `measured_timeline`.
     """
-    for x in _tensors(args):
-        if x.is_cuda:
-            raise ValueError("args has a CUDA tensor; use measured_timeline or predicted_timeline")
+    if any(x.is_cuda for x in _tensors(args)):
+        raise ValueError("args has a CUDA tensor; use measured_timeline or predicted_timeline")
     with _Bookkeeper() as books:
         result = fn(*args)
     events = list(books.events)  # before the result is freed
@@ -205,6 +205,7 @@ def _warm_up(fn, *args) -> int:
         raise RuntimeError("there is no GPU to measure; predicted_peak and live_bytes need none")
     fn(*args)
     torch.cuda.synchronize()
+    time.sleep(0.05)  # the backward thread lets go of its last gradients a moment late
     torch.cuda.empty_cache()
     return torch.cuda.memory_allocated()
 
