@@ -20,7 +20,6 @@ from cases import need
 from attnlib.course import notebooks, steps
 from attnlib.course.inputs import alice_qkv
 
-sync_api = need("playwright.sync_api", "browser")
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +31,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-backgroun
 
 @pytest.fixture(scope="module")
 def chromium():
+    sync_api = need("playwright.sync_api", "browser")
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
         if os.environ.get("CI") == "true":
