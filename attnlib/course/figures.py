@@ -8,13 +8,17 @@ from math import ceil, floor, log10
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 
 from attnlib.course import runs
+from attnlib.memory import Timeline
 
 FIGURES = Path(__file__).parents[2] / "figures"
 Q, K, V, S, ML, O = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9"
 GREY = "#666666"
+MIB = 2**20
+LETTERS = {"q": Q, "k": K, "v": V, "s": S, "p": "#A34F83", "m": ML, "l": ML, "o": O}
 STYLE = {
     "standard": {"color": S, "marker": "s", "linestyle": "-"},
     "flash": {"color": ML, "marker": "o", "linestyle": "-"},
@@ -126,6 +130,37 @@ def draw_errors(rows: list[dict], axes=None):
     return axes
 
 
+def draw_timelines(timelines: dict[str, Timeline], names: dict[str, str], axes=None):
+    """Bytes alive in the course of a call: a panel a call, all at one scale.
+
+    `names` maps the start of an event's name ("bmm (8, 512, 512)") to the band that
+    its tensor joins; a band takes the colour of its first letter. The rest is grey.
+    """
+    if axes is None:
+        axes = _subplots(1, len(timelines), sharey=True, squeeze=False)[1][0]
+    highest = max(timeline.peak for timeline in timelines.values()) / MIB
+    for ax, (title, timeline) in zip(axes, timelines.items()):
+        bands = _bands(timeline, names)
+        colors = [LETTERS.get(name[0], GREY) for name in bands]
+        steps = range(len(timeline.events) + 1)
+        ax.stackplot(steps, *bands.values(), colors=colors, step="post", linewidth=0)
+        peak = timeline.peak / MIB
+        ax.hlines(peak, 0, steps[-1], "black", ":", linewidth=1)
+        _note(ax, f"peak {peak:,.1f} MiB", (steps[-1] / 2, peak), (0, 9), ha="center")
+        bottom = np.zeros(len(steps))
+        for name, height in bands.items():
+            longest = np.flatnonzero(height == height.max())
+            middle = longest[len(longest) // 2]
+            at = middle + 0.5, bottom[middle] + height[middle] / 2
+            if height[middle] > highest / 12:
+                ax.annotate(name, at, ha="center", va="center", color="white", fontweight="bold")
+            bottom += height
+        ax.set(title=title, xlabel="allocations and frees, in order", xticks=[])
+        ax.set(xlim=(0, steps[-1]), ylim=(0, 1.15 * highest))
+    axes[0].set_ylabel("alive, MiB")
+    return axes
+
+
 def draw_all(folder: Path = FIGURES) -> list[Path]:
     """Draw every picture of figures/ from the recordings; the bytes are stable."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,6 +181,15 @@ def _readme_picture() -> Figure:
 
 
 PICTURES = {"peak_memory": _readme_picture}
+
+
+def _bands(timeline: Timeline, names: dict[str, str]) -> dict[str, np.ndarray]:
+    """MiB alive after each event, by the band that the tensor's name belongs to."""
+    bands = {}
+    for n, event in enumerate(timeline.events):
+        name = next((name for start, name in names.items() if event.name.startswith(start)), "rest")
+        bands.setdefault(name, np.zeros(len(timeline.events) + 1))[n:] += event.size / MIB
+    return bands
 
 
 def _save(figure: Figure, path: Path) -> Path:
