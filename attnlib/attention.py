@@ -122,9 +122,9 @@ def standard_attention(q, k, v, *, causal=False, key_mask=None, window=None, ret
     s = q @ k.mT  # (..., Hk, group Nq, Nk)
     del q
     s = s.view(*shape, mask.Nk)  # (..., Nq, Nk)
+    mask.hide_(s, mask.whole())
     empty = None
-    if mask.hides():
-        mask.hide_(s, mask.whole())
+    if mask.may_empty_rows():
         # A row that sees nothing becomes 0, which keeps softmax and its
         # gradient finite there; its output is cleared below.
         empty = row_max(s.detach()) == -math.inf  # (..., Nq, 1)

@@ -102,9 +102,10 @@ class Mask(NamedTuple):
     window: int | None = None
     key_mask: Tensor | None = None
 
-    def hides(self) -> bool:
-        """Whether there is any mask at all."""
-        return self.causal or self.window is not None or self.key_mask is not None
+    def may_empty_rows(self) -> bool:
+        """Whether a query could be left without a key, as far as shapes tell."""
+        causal = self.causal or self.window is not None
+        return self.key_mask is not None or (causal and self.Nq > self.Nk)
 
     def whole(self) -> Tile:
         """The score matrix as one tile."""
