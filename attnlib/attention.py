@@ -19,8 +19,7 @@ take q (..., Nq, d), k (..., Nk, d), v (..., Nk, dv) and
              exp(scores), in float32 for 16-bit inputs.
 
 Where there is a head dimension (-3), k and v may have fewer heads than q, a
-divisor (grouped-query attention). The products q kT must be finite before they
-are scaled, too. A query that sees no key gets output 0, lse
+divisor (grouped-query attention). A query that sees no key gets output 0, lse
 -inf and gradient 0. Lessons 05 to 08.
 """
 
@@ -101,7 +100,7 @@ def attention_oracle(q, k, v, *, causal=False, key_mask=None, window=None) -> tu
     see = visible(mask.Nq, mask.Nk, causal=causal, window=window, device=q.device)
     if key_mask is not None:
         see = see & key_mask[..., None, :]  # (..., Nq, Nk)
-    s = q @ k.mT / math.sqrt(q.shape[-1])  # (..., Nq, Nk)
+    s = q / math.sqrt(q.shape[-1]) @ k.mT  # (..., Nq, Nk)
     s = s.masked_fill(~see, -math.inf)
     lse = torch.logsumexp(s, -1)  # (..., Nq)
     p = torch.softmax(s, -1).masked_fill(~see, 0)  # (..., Nq, Nk)
@@ -226,9 +225,7 @@ class _OnceDifferentiable(torch.autograd.Function):
 
 def _flash_forward(q, k, v, mask, block_size, return_lse):
     out = q.new_zeros(*q.shape[:-1], v.shape[-1])  # (..., Hk, G, Nq, dv)
-    lse = None
-    if return_lse:
-        lse = q.new_empty(q.shape[:-1], dtype=_score_dtype(q))  # (..., Hk, G, Nq)
+    lse = q.new_empty(q.shape[:-1], dtype=_score_dtype(q)) if return_lse else None
     scores = _score_buffer(q, k, block_size)
     for rows, tiles in mask.tile_rows(block_size):
         _forward_rows(out, lse, q, k, v, mask, rows, tiles, scores)
@@ -298,8 +295,20 @@ def _scores(buffer, q_i, k, mask, tile: Tile) -> Tensor:
     k_j = k[..., tile.cols, :]  # (..., Hk, bk, d)
     bq, bk = tile.rows.stop - tile.rows.start, k_j.shape[-2]
     s = buffer[: q_i[..., 0].numel() * bk].view(*q_i.shape[:-1], bk)  # (B, G bq, bk)
-    _product(s, q_i, k_j.flatten(0, -3).mT, alpha=q_i.shape[-1] ** -0.5)
+    # Scaled after the product, a score might overflow that need not; a scaled copy of
+    # q_i would be memory. So part by part, by a power of two, which rounds nothing.
+    scale = q_i.shape[-1] ** -0.5
+    power = 2.0 ** math.floor(math.log2(scale))
+    for q_part, k_part, s_part in _parts(q_i, k_j.flatten(0, -3), s):
+        _product(s_part, q_part * power, k_part.mT, alpha=scale / power)
     return mask.hide_(s.view(*k.shape[:-2], q_i.shape[1] // bq, bq, bk), tile)
+
+
+def _parts(q, k, s):
+    """Pieces of a stack of products q kT = s: a few heads, or rows where heads are few."""
+    if q.shape[0] >= 4:
+        return zip(q.chunk(4), k.chunk(4), s.chunk(4))
+    return zip(q.chunk(8, 1), [k] * 8, s.chunk(8, 1))
 
 
 def _add_product(o, p, v, alpha=1.0):

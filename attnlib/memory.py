@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 CUBLAS_WORKSPACE = 32 * 2**20  # stays allocated after the first product on Hopper
 # Kernels that take a temporary of their result's size on CUDA (grad * output).
@@ -215,14 +215,8 @@ def _meta_like(x: Tensor) -> Tensor:
     return meta.requires_grad_(x.requires_grad)
 
 
-def _tensors(x):
-    if isinstance(x, Tensor):
-        yield x
-    elif isinstance(x, (tuple, list)):
-        for y in x:
-            yield from _tensors(y)
-    elif isinstance(x, dict):
-        yield from _tensors(list(x.values()))
+def _tensors(x) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
 
 
 def _round_up(size: int) -> int:

@@ -86,12 +86,19 @@ def test_huge_logits_give_numbers(scale, dtype):
         assert o.isfinite().all() and lse.isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", FULL)
-def test_logits_at_the_end_of_the_range_give_numbers(dtype):
-    top = math.sqrt(torch.finfo(dtype).max) * 0.99
-    q, k = (torch.tensor([[top], [-top]], dtype=dtype), torch.tensor([[top], [-top]], dtype=dtype))
-    for core in cores(1, 1):
-        assert torch.equal(core(q, k, torch.eye(2, dtype=dtype)), torch.eye(2, dtype=dtype))
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("heads", [1, 8])
+@pytest.mark.parametrize("dtype", [*FULL, torch.bfloat16])
+def test_logits_at_the_end_of_the_range_give_numbers(dtype, heads, sign):
+    # The scaled logits are +- 0.81 of the dtype's maximum; q kT alone is beyond it.
+    large = 0.9 * (torch.finfo(dtype).max / 8) ** 0.5
+    q = torch.full((heads, 2, 64), large, dtype=dtype)
+    k = torch.full((heads, 3, 64), large, dtype=dtype)
+    k[:, 0] *= sign
+    p = {1: (1 / 3, 1 / 3, 1 / 3), -1: (0, 1 / 2, 1 / 2)}[sign]
+    for core in (StdAttentionCord(64), FlashAttentionCore(64, 2)):
+        o = core(q, k, torch.eye(3, dtype=dtype).expand(heads, 3, 3))
+        assert torch.allclose(o, torch.tensor(p, dtype=dtype).expand_as(o), rtol=0.01)
 
 
 def test_no_row_without_a_key_leaks_a_nan():

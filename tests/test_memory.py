@@ -43,7 +43,7 @@ def test_standard_with_a_mask_takes_two_matrices_and_at_most_one_boolean_one():
 
 
 def test_flash_takes_one_score_block_and_a_few_rows():
-    assert overhead(FlashAttentionCore(D, BLOCK), *meta(1, HEADS, N, D)) <= 1.02 * SCORE_BLOCK
+    assert overhead(FlashAttentionCore(D, BLOCK), *meta(1, HEADS, N, D)) <= 1.05 * SCORE_BLOCK
 
 
 def test_a_mask_adds_two_boolean_blocks_at_most():
@@ -64,7 +64,7 @@ def test_grouped_heads_cost_one_query_block():
     q, *_ = meta(1, HEADS, N, D)
     k, v = meta(1, 2, N, D, n=2)
     query_block = HEADS * BLOCK * D * 4
-    assert overhead(FlashAttentionCore(D, BLOCK), q, k, v) <= 1.02 * SCORE_BLOCK + query_block
+    assert overhead(FlashAttentionCore(D, BLOCK), q, k, v) <= 1.05 * SCORE_BLOCK + query_block
 
 
 @pytest.mark.parametrize("block", [128, 512])
