@@ -75,11 +75,6 @@ def test_memory_rows_are_exact():
     assert row["predicted"] == row["measured"] == 2 * 2 * 64 * 64 * 4
 
 
-def test_largest_finds_the_limit():
-    assert runs.largest(lambda n: n <= 1000, 64) == 960
-    assert runs.largest(lambda n: False, 64) == 0
-
-
 def test_a_verdict_names_what_is_wrong():
     q, k, v = make_qkv(2, 9, 4)
     o, _ = attention_oracle(q, k, v)

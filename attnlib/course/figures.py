@@ -22,9 +22,15 @@ LETTERS = {"q": Q, "k": K, "v": V, "s": S, "p": "#A34F83", "m": ML, "l": ML, "o"
 STYLE = {
     "standard": {"color": S, "marker": "s", "linestyle": "-"},
     "flash": {"color": ML, "marker": "o", "linestyle": "-"},
+    "compiled": {"color": "#7A3000", "marker": "D", "linestyle": "-."},
     "SDPA": {"color": GREY, "marker": "^", "linestyle": "--"},
 }
-LABEL = {"standard": "StdAttentionCord", "flash": "FlashAttentionCore", "SDPA": "torch SDPA"}
+LABEL = {
+    "standard": "StdAttentionCord",
+    "flash": "FlashAttentionCore",
+    "compiled": "compiled step",
+    "SDPA": "torch SDPA",
+}
 RC = {
     "font.size": 12,
     "axes.titlesize": 13,
@@ -103,7 +109,7 @@ def draw_block_sizes(rows: list[dict], axes=None):
         ax.set_xticks([b for b, _ in points[::2]], [str(b) for b, _ in points[::2]])
         ax.minorticks_off()
         ax.set_xlim(right=points[-1][0] * 80)  # room for the labels
-        _label_ends(ax, ends, {"standard": "standard", "flash": "flash", "SDPA": "SDPA"})
+        _label_ends(ax, ends, {core: core for core in STYLE})
     return axes
 
 

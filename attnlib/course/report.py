@@ -31,6 +31,11 @@ def mib(key: str):
     return lambda row: _shown(row, key, lambda x: f"{x / MIB:,.1f}")
 
 
+def gib(key: str):
+    """A column of bytes, shown in GiB."""
+    return lambda row: _shown(row, key, lambda x: f"{x / 2**30:g}")
+
+
 def ms(key: str = "ms"):
     """A column of milliseconds."""
     return lambda row: _shown(row, key, lambda x: f"{x:.3g}" if x < 100 else f"{x:,.0f}")
@@ -96,15 +101,30 @@ def summary(recording: dict) -> str:
             peak_MiB=mib("predicted"),
         ),
     ]
+    if recording["step"]:
+        parts.append("The compiled step\n" + step_table(recording["step"]))
     if recording["fits"]:
-        columns = ("core", "mode", "N", "fits", "ran")
-        parts.append(
-            "Imitated card of 8 GiB\n"
-            + table(recording["fits"], **{c: c for c in columns}, needed=mib("needed"))
-        )
+        columns = {c: c for c in ("core", "mode", "N", "fits", "ran")}
+        cards = table(recording["fits"], card_GiB=gib("card"), needs_MiB=mib("needed"), **columns)
+        parts.append("Imitated cards\n" + cards)
     if "kernel" in recording:
         parts.append("Your kernel, beside standard attention\n" + kernel_table(recording["kernel"]))
     return "\n\n".join(parts)
+
+
+def step_table(rows: list[dict]) -> str:
+    """Rows of `measure_step`: time beside standard attention and SDPA, and the peak."""
+    return table(
+        rows,
+        dtype="dtype",
+        N="N",
+        mode="mode",
+        core="core",
+        ms=ms(),
+        vs_standard=times_faster(rows, "standard"),
+        vs_SDPA=times_faster(rows, "SDPA"),
+        peak_MiB=lambda row: mib("measured")(row | {"problem": "-"}),
+    )
 
 
 def kernel_table(rows: list[dict]) -> str:

@@ -30,13 +30,15 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attnlib import FlashAttentionCore, StdAttentionCord, attention_oracle
+from attnlib.course.compiled import compiled_attention
+from attnlib.course.frontier import CARDS, GIB, Job
 from attnlib.course.inputs import alice_qkv, make_qkv
 from attnlib.memory import (
-    bytes_needed,
     forward,
     forward_backward,
     live_bytes,
     measured_peak,
+    measured_timeline,
     predicted_peak,
 )
 
@@ -46,7 +48,13 @@ if sys.platform == "linux":
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 RUNS = Path(__file__).parents[2] / "figures" / "runs"
-GIB = 2**30
+COMPILED = 4096  # the compiled step's block
+# mode: how a core is called, with how many tensors, and with which options
+MODES = {
+    "forward": (forward, 3, {}),
+    "causal": (forward, 3, {"causal": True}),
+    "training": (forward_backward, 4, {}),
+}
 
 
 class Setup(NamedTuple):
@@ -61,10 +69,13 @@ class Setup(NamedTuple):
         device = device or device_type()
         return make_qkv(1, self.heads, N, self.d, n=n, dtype=self.dtype, device=device)
 
-    def cores(self) -> dict[str, Callable]:
+    def cores(self, N: int = COMPILED, mode: str = "forward") -> dict[str, Callable]:
+        """By name; the compiled step where it can run and a tile of its is full."""
         cores = {"standard": StdAttentionCord(self.d)}
         for block in self.blocks:
             cores[f"flash {block}"] = FlashAttentionCore(self.d, block)
+        if _cuda() and N >= COMPILED and mode != "training":
+            cores[f"compiled {COMPILED}"] = compiled_attention
         return cores | {sdpa_name(self.dtype): sdpa}
 
 
@@ -117,9 +128,8 @@ def capacity() -> int:
     """Bytes that this machine, or the card it imitates, has for everything."""
     if not torch.cuda.is_available():
         return _available_ram()
-    total = torch.cuda.get_device_properties(0).total_memory
     gib = os.environ.get("ATTNLIB_CARD_GIB")
-    return imitate_card(int(float(gib) * GIB)) if gib else total
+    return imitate_card(int(float(gib) * GIB) if gib else None)
 
 
 def imitate_card(memory: int | None) -> int:
@@ -153,9 +163,8 @@ def sizes(setup: Setup) -> list[int]:
 
 
 def _needs(setup, N) -> int:
-    qkv = setup.qkv(N, device="meta")
-    context = context_bytes() if _cuda() else 0
-    return bytes_needed(forward(StdAttentionCord(setup.d)), *qkv, context=context)
+    job = Job("standard", dtype=setup.dtype, heads=setup.heads, d=setup.d)
+    return job.needed(N, context_bytes() if _cuda() else 0)
 
 
 # The peer ------------------------------------------------------------------
@@ -209,42 +218,40 @@ def measure_memory() -> list[dict]:
         for setup in setups()
         for N in sizes(setup)
         for mode in ("forward", "training")
-        for core in setup.cores()
+        for core in setup.cores(N, mode)
     ]
 
 
 def memory_row(setup: Setup, core: str, mode: str, N: int) -> dict:
     """One peak: predicted for the eager cores, and measured or counted here."""
-    wrap, n = {"forward": (forward, 3), "training": (forward_backward, 4)}[mode]
-    fn = wrap(setup.cores()[core])
+    wrap, n, options = MODES[mode]
+    fn = wrap(setup.cores(N, mode)[core], **options)
     predicted = None
-    if not core.startswith("SDPA"):
+    if core.startswith(("standard", "flash")):
         predicted = predicted_peak(fn, *setup.qkv(N, n, "meta"))
     if _cuda() or (predicted and N <= 2048):
         # The inputs are made inside the attempt: they may not fit either.
         measured, problem = attempt(lambda: _peak(fn, *setup.qkv(N, n)))
     else:
-        measured, problem = None, "counted to N = 2048" if predicted else "fused: unseen"
+        measured, problem = None, "counted to N = 2048" if predicted else "unseen"
     row = _case(setup, N) | {"core": core, "mode": mode, "predicted": predicted}
     return row | _result(problem, measured=measured)
 
 
 def measure_time() -> list[dict]:
-    """Time of each core over N: forward, causal and training."""
-    modes = ("forward", "causal", "training")
+    """Time of each core over N, to 32k: forward, causal and training."""
     rows = []
     for setup in setups() if _cuda() else setups()[:1]:
         for N in sizes(setup):
-            for mode in modes if _cuda() else modes[:2]:
-                rows += time_rows(setup, N, mode)
+            for mode in MODES if _cuda() else ("forward", "causal"):
+                rows += time_rows(setup, N, mode) if N <= 32768 else []
     return rows
 
 
 def time_rows(setup: Setup, N: int, mode: str) -> list[dict]:
     """One contest: all cores in turns on the same inputs, medians of 5."""
-    options = {"causal": mode == "causal"}
-    wrap, n = (forward_backward, 4) if mode == "training" else (forward, 3)
-    fns = {core: wrap(fn, **options) for core, fn in setup.cores().items()}
+    wrap, n, options = MODES[mode]
+    fns = {core: wrap(fn, **options) for core, fn in setup.cores(N, mode).items()}
     return [
         _case(setup, N) | {"core": core, "mode": mode} | result
         for core, result in contest(fns, *setup.qkv(N, n)).items()
@@ -263,47 +270,60 @@ def measure_blocks() -> list[dict]:
     return rows
 
 
-def measure_fits(memory: int = 8 * GIB) -> list[dict]:
-    """Both sides of the limit on an imitated card: the largest N that should fit,
-    and the next. Needs a GPU. Flash runs with a window, which bounds its time and
-    not its memory: without, filling the card would take minutes."""
-    if not _cuda():
-        return []
-    rows, setup = [], setups()[0]
-    context, card = context_bytes(), imitate_card(memory)
-    flash, window = FlashAttentionCore(setup.d, 1024), {"window": 1024}
-    for core, fn, options, step in (
-        ("standard", StdAttentionCord(setup.d), {}, 1024),
-        ("flash 1024, window 1024", flash, window, 32768),
-    ):
-        for mode, wrap, n in (("forward", forward, 3), ("training", forward_backward, 4)):
-            run = wrap(fn, **options)
-
-            def needed(N, run=run, n=n):
-                return bytes_needed(run, *setup.qkv(N, n, "meta"), context=context)
-
-            def tries(N, run=run, n=n):
-                run(*setup.qkv(N, n))
-
-            N = largest(lambda N, needed=needed: needed(N) <= card, step)
-            for tried in (N, N + step):
-                _, problem = attempt(tries, tried)
-                row = {"core": core, "mode": mode, "card": card, "needed": needed(tried)}
-                fits = {"fits": tried == N, "ran": problem is None}
-                rows.append(_case(setup, tried) | row | fits | _result(problem))
-    imitate_card(None)
+def measure_step() -> list[dict]:
+    """Time and peak at 8k and 16k tokens of 16 heads of 128, full and causal. Needs a GPU."""
+    rows = []
+    for dtype in (setups()[1].dtype, torch.float32) if _cuda() else ():
+        setup = Setup(dtype, 16, 128, (2048,))
+        for N in (8192, 16384):
+            for mode in ("forward", "causal"):
+                for row in time_rows(setup, N, mode):
+                    peak = memory_row(setup, row["core"], mode, N)
+                    rows.append(row | {key: peak.get(key) for key in ("predicted", "measured")})
     return rows
 
 
-def largest(fits: Callable[[int], bool], step: int) -> int:
-    """The largest multiple of step that fits; fits must be monotone."""
-    low, high = 0, 1
-    while fits(high * step):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle * step) else (low, middle)
-    return low * step
+def measure_timelines() -> list[dict]:
+    """Sizes of what CUDA's allocator gave (> 0) and took back (< 0), in order."""
+    if not _cuda():
+        return []
+    jobs = {"standard": Job("standard"), "flash 1024": Job("flash", block=1024)}
+    return [_timeline_row(name, job, 4096) for name, job in jobs.items()]
+
+
+def _timeline_row(name: str, job: Job, N: int) -> dict:
+    row = {"core": name, "N": N, "predicted": job.peak(N)}
+    timeline, problem = attempt(measured_timeline, job.run, *job.tensors(N, "cuda"))
+    return row | _result(problem, sizes=timeline and [event.size for event in timeline.events])
+
+
+def measure_fits() -> list[dict]:
+    """Both sides of the limit on imitated cards: the largest N that should fit, and
+    the next. Needs a GPU. Flash runs with a window, which bounds its time and not its
+    memory: without, filling a card would take minutes."""
+    if not _cuda():
+        return []
+    own, context, rows = capacity(), context_bytes(), []
+    for gib in [gib for gib in CARDS if gib * GIB <= own] or [own // GIB]:
+        card = imitate_card(gib * GIB)
+        for core, options in (
+            ("standard", {}),
+            ("flash 1024, window 1024", {"block": 1024, "window": 1024}),
+        ):
+            for mode in ("forward", "training"):
+                job = Job(core.split()[0], mode, **options)
+                N = job.largest(card, context)
+
+                def tries(N, job=job):
+                    job.run(*job.tensors(N, "cuda"))  # its result is let go
+
+                for tried in (N, N + job.step):
+                    _, problem = attempt(tries, tried)
+                    row = {"core": core, "mode": mode, "card": card, "N": tried}
+                    row |= {"needed": job.needed(tried, context), "fits": tried == N}
+                    rows.append(row | {"ran": problem is None} | _result(problem))
+    capacity()  # the card it was before
+    return rows
 
 
 SECTIONS = {
@@ -311,6 +331,8 @@ SECTIONS = {
     "memory": measure_memory,
     "time": measure_time,
     "blocks": measure_blocks,
+    "step": measure_step,
+    "timelines": measure_timelines,
     "fits": measure_fits,
 }
 
