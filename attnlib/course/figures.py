@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from attnlib.course import runs
 from attnlib.memory import Timeline
@@ -111,6 +112,49 @@ def draw_block_sizes(rows: list[dict], axes=None):
         ax.set_xlim(right=points[-1][0] * 80)  # room for the labels
         _label_ends(ax, ends, {core: core for core in STYLE})
     return axes
+
+
+def draw_cost_of_masks(ms: dict[tuple[str, str], float], tiles: dict[str, float]) -> Figure:
+    """Each core's time by (core, mask), over its time under the first mask, which is none.
+
+    tiles has the share of tiles that each mask leaves.
+    """
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    masks, ends = list(tiles), [0.0]
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    for ax, core, said in zip(axes, ("standard", "flash"), ("hiding costs", "hiding saves")):
+        shares = [ms[core, mask] / ms[core, masks[0]] for mask in masks]
+        ax.barh(masks, shares, height=0.6, color=STYLE[core]["color"])
+        for y, share in enumerate(shares):
+            ends.append(share if core == "standard" else max(share, tiles[masks[y]]))
+            _note(ax, f"{share:.2f}", (ends[-1], y), (12, 0))
+        ax.axvline(1, color=GREY, linewidth=0.8, linestyle=":")
+        ax.set(title=f"{LABEL[core]}: {said}", ylim=(2.7, -0.5), xticks=(0, 0.5, 1, 1.5))
+        ax.grid(False)
+    axes[1].plot(tiles.values(), range(len(tiles)), "D", color="black", mec="white", markersize=9)
+    _note(axes[1], "◆ share of tiles computed", (0.02, 2.5), (0, 0))
+    axes[0].set_xlim(0, 1.25 * max(ends))
+    figure.supxlabel("time; without a mask it is 1", fontsize=12)
+    return figure
+
+
+def draw_sorted_weights(weights: dict[str, Tensor], title: str) -> Figure:
+    """Softmax weights (N,) of one query, the largest first, a curve a name."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    ax = figure.subplots()
+    for (name, p), line in zip(weights.items(), ("-", "--", ":")):
+        p, N = p.sort(descending=True).values, len(p)
+        color = LETTERS["p"] if line == "-" else GREY
+        ax.plot(range(1, N + 1), p, line, color=color, linewidth=2.5)
+        end = int((p > 3e-5).sum())
+        _note(ax, name, (end, p[end - 1].item()), (8, 0), color=color)
+    ax.axhline(1 / N, color=GREY, linewidth=0.8)
+    _note(ax, f"1/{N}: all keys alike", (2, 1 / N), (0, -12))
+    ax.set(xscale="log", yscale="log", ylim=(2e-5, 2), xlim=(0.9, 3 * N), title=title)
+    ax.set(xlabel="key, by the rank of its weight", ylabel="weight")
+    ticks = [x for x in (1, 10, 100, 1000) if x < N] + [N]
+    ax.set_xticks(ticks, [str(x) for x in ticks])
+    return figure
 
 
 def draw_errors(rows: list[dict], axes=None):

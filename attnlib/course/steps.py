@@ -98,7 +98,7 @@ def example_scores(name: str, layer=0, head=0, token=0) -> Tensor:
 # Pictures ------------------------------------------------------------------
 
 
-def _styled(draw):
+def styled(draw):
     """draw in the course's look, whatever the notebook has set."""
 
     @functools.wraps(draw)
@@ -121,7 +121,7 @@ def png(figure: Figure) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-@_styled
+@styled
 def draw_local(scores: Tensor) -> Figure:
     """One block: its scores (N,) under their maximum m, and fx = e^(s - m) beside them."""
     figure = Figure(figsize=(8, 2.8), dpi=110, layout="constrained")
@@ -141,7 +141,7 @@ def draw_local(scores: Tensor) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def draw_block_step(trace: Trace, step: int, labels=None) -> Figure:
     """Everything the loop knows after block `step` (from 0): scores under the running
     maximum, weights with the ghost of their last height, l, and the output so far."""
@@ -172,13 +172,13 @@ def describe_step(trace: Trace, step: int) -> str:
     return f"block {step + 1} of {len(trace.states)}: {done}; m = {m:.2f}, l = {l:.3f}"
 
 
-@_styled
+@styled
 def draw_rescaling(trace: Trace, title: str, labels=None) -> Figure:
     """Scores under the staircase of the reference m, and each step's factor."""
     return _draw_factors(trace, trace.factors[1:], title, labels)
 
 
-@_styled
+@styled
 def draw_blocks(s: Tensor, block_size: int, title: str) -> Figure:
     """Scores s (M,) in blocks measured alone: each under its own maximum m_j, and
     below the factor e^(m_j - m) that brings it to the common m."""
@@ -264,7 +264,7 @@ def svg_rescaling(trace: Trace, text: str, labels=None) -> str:
     return f"<svg {head} font-family='sans-serif'>{''.join(parts)}</svg>"
 
 
-@_styled
+@styled
 def draw_merge_tree(tree, leaves: list[SoftmaxState], title="") -> Figure:
     """A bracketing (nested pairs of leaf numbers) with (m, l) at every node."""
     figure = _figure(8, 3.4)

@@ -104,7 +104,7 @@ class RescalingExplorer(Explorer):
         )
         labels = alice_tokens() if alice else None
         self.picture.value = steps.svg_rescaling(trace, self.text, labels)
-        self.numbers.value = _say(f"{self.text}; error against float64 {self.error:.1e}")
+        self.numbers.value = say(f"{self.text}; error against float64 {self.error:.1e}")
 
 
 class MergeTree(Explorer):
@@ -139,7 +139,7 @@ class MergeTree(Explorer):
         self.text = f"{self.kind.value}: the root is m = {m:.2f}, l = {l:.5f}"
         self.figure = steps.draw_merge_tree(tree, self.leaves, "each node: m, l")
         self.picture.value = _svg(self.figure, self.text)
-        self.numbers.value = _say(f"{self.text}; rounding error of l {self.error:.1e}")
+        self.numbers.value = say(f"{self.text}; rounding error of l {self.error:.1e}")
 
 
 class Quiz(w.VBox):
@@ -149,14 +149,14 @@ class Quiz(w.VBox):
     def __init__(self, question: str, choices: dict[str, str]):
         self.question, self.choices = question, choices
         self.buttons = [w.Button(description=c, layout={"width": "auto"}) for c in choices]
-        self.feedback = w.HTML(_say("Choose, then read on."))
+        self.feedback = w.HTML(say("Choose, then read on."))
         for button in self.buttons:
             button.on_click(self._answer)
         heading = w.HTML(f"<b>Predict.</b> {escape(question)}")
         super().__init__([heading, w.HBox(self.buttons), self.feedback])
 
     def _answer(self, button):
-        self.feedback.value = _say(self.choices[button.description])
+        self.feedback.value = say(self.choices[button.description])
 
     def __repr__(self):
         return f"Predict. {self.question}  " + "  |  ".join(self.choices)
@@ -188,10 +188,10 @@ def eight_blocks() -> list[SoftmaxState]:
 
 
 def _frame(figure: Figure, text: str) -> str:
-    return _say(text) + _svg(figure, text)
+    return say(text) + _svg(figure, text)
 
 
-def _say(text: str) -> str:
+def say(text: str) -> str:
     style = "height: 1.6em; line-height: 1.6em; font-size: 15px; white-space: nowrap"
     return f'<div style="{style}" aria-live="polite">{escape(text)}</div>'
 
