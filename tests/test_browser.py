@@ -1,4 +1,4 @@
-"""Lesson 04 as people meet it: in JupyterLab, untrusted, and as an exported page.
+"""Explorers as people meet them: in JupyterLab, untrusted, and as an exported page.
 
 Needs Chromium and the `browser` extra; `pytest -m browser -s` also prints how long
 a step takes from key press to new picture, and keeps screenshots in build/.
@@ -15,16 +15,19 @@ from html import escape
 from pathlib import Path
 
 import pytest
+import torch
 from cases import need
 
 from attnlib.course import notebooks, steps
 from attnlib.course.inputs import alice_qkv
+from attnlib.course.mask_explorer import view_mask
+from attnlib.masks import Mask
 
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[1]
 SHOTS = ROOT / "build" / "screenshots"
-LESSON = "04_rescaling_explorer"
+LESSON, MASKS = "04_rescaling_explorer", "07_masks_and_shapes"
 NPM = ("requirejs@2.3.7", "@jupyter-widgets/html-manager@1.0.14", "mathjax@2.7.9")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 
@@ -120,16 +123,22 @@ def test_an_untrusted_clone_shows_pictures(chromium, lab):
     page.close()
 
 
-@pytest.fixture(scope="module")
-def page(chromium, lab):
+def run_lesson(chromium, lab, lesson, until):
+    """The lesson's page, every cell run, once it shows `until`."""
     errors = []
-    page = open_page(chromium, f"{lab}/lab/tree/{LESSON}.ipynb?reset", errors)
+    page = open_page(chromium, f"{lab}/lab/tree/{lesson}.ipynb?reset", errors)
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
     page.wait_for_selector("text=| Idle", timeout=60_000)
     page.click(".lm-MenuBar-itemLabel:text-is('Run')")
     page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
-    page.wait_for_selector("button:text-is('Shuffle again')", timeout=60_000)
+    page.wait_for_selector(until, timeout=60_000)
     page.attn_errors = errors
+    return page
+
+
+@pytest.fixture(scope="module")
+def page(chromium, lab):
+    page = run_lesson(chromium, lab, LESSON, "button:text-is('Shuffle again')")
     yield page
     page.close()
 
@@ -156,6 +165,23 @@ def milliseconds(page, key, selector):
     )
     page.keyboard.press(key)
     return page.evaluate("window.answered")
+
+
+def step_through(page, control, said, name):
+    """Slide from said[0]'s picture through all others and back, then 50 steps by the clock."""
+    page.wait_for_selector(frame(said[0]))
+    page.focus(f".widget-hslider:has-text('{control}') .noUi-handle")
+    before = height(page, ".widget-html:has(svg):visible")
+    ways = [("ArrowRight", said[1:]), ("ArrowLeft", said[-2::-1])]
+    for key, texts in ways:
+        for text in texts:
+            page.keyboard.press(key)
+            page.wait_for_selector(frame(text))
+            assert height(page, ".widget-html:has(svg):visible") == before
+    shot(page, name)
+    turns = [(("ArrowRight", 1), ("ArrowLeft", 0))[n % 2] for n in range(50)]
+    ms = statistics.median(milliseconds(page, key, frame(said[n])) for key, n in turns)
+    print(f"\n{name}: median {ms:.0f} ms from key press to picture, 50 steps")
 
 
 def test_the_stepper_steps_by_mouse_and_keyboard(page, trace):
@@ -200,19 +226,9 @@ def test_the_explorer_shows_what_the_library_computes(page):
     for name in ("ramp down", "Gaussian", "one spike", "ramp up"):
         select.select_option(label=name)
         page.wait_for_selector(frame(explorer_text(name, 8, 16)))
-    handle = page.locator(".widget-hslider:has-text('threshold') .noUi-handle")
-    before = height(page, ".widget-html:has(svg):visible")
-    handle.focus()
-    for n in range(15, -1, -1):
-        page.keyboard.press("ArrowLeft")
-        page.wait_for_selector(frame(explorer_text("ramp up", 8, n)))
-    assert height(page, ".widget-html:has(svg):visible") == before
-    shot(page, "explorer")
-    turns = [(("ArrowRight", 1), ("ArrowLeft", 0))[n % 2] for n in range(50)]
-    ms = statistics.median(
-        milliseconds(page, key, frame(explorer_text("ramp up", 8, n))) for key, n in turns
-    )
-    print(f"\nexplorer: median {ms:.0f} ms from key press to picture, 50 steps")
+    page.focus(".widget-hslider:has-text('threshold') .noUi-handle")
+    page.keyboard.press("Home")
+    step_through(page, "threshold", [explorer_text("ramp up", 8, n) for n in range(17)], "explorer")
 
 
 def test_the_tree_gives_one_root_for_every_bracketing(page):
@@ -270,3 +286,16 @@ def test_an_exported_page_steps_without_kernel_and_network(chromium, trace, tmp_
     page.wait_for_selector(frame(steps.describe_step(trace, 2)))
     shot(page, "exported")
     context.close()
+
+
+def test_the_mask_explorer_follows_its_sliders(chromium, lab):
+    def said(Nq, padded=9):
+        key_mask = torch.arange(16) < 16 - padded
+        return view_mask(Mask(Nq, 16, True, 4, key_mask), 1).describe()
+
+    page = run_lesson(chromium, lab, MASKS, frame(said(16)))
+    come_to(page, ".widget-hslider:has-text('queries Nq')")
+    step_through(page, "queries Nq", [said(Nq) for Nq in range(16, 25)], "mask explorer")
+    step_through(page, "padded keys", [said(16, n) for n in range(9, 17)], "padded keys")
+    assert not [e for e in page.attn_errors if "favicon" not in e]
+    page.close()

@@ -59,6 +59,13 @@ def test_a_failing_contestant_is_a_row():
     assert rows["broken"] == {"ms": None, "problem": "RuntimeError: no kernel image"}
 
 
+def test_cpu_time_of_every_core_and_mask_leaves_the_threads_alone():
+    threads, masks = torch.get_num_threads(), {"none": {}, "causal": {"causal": True}}
+    ms = runs.cpu_ms({"standard": StdAttentionCord(8)}, masks, *make_qkv(2, 64, 8))
+    assert set(ms) == {("standard", "none"), ("standard", "causal")} and min(ms.values()) > 0
+    assert torch.get_num_threads() == threads
+
+
 @pytest.mark.parametrize(
     "error",
     [torch.OutOfMemoryError("CUDA"), MemoryError(), RuntimeError("can't allocate memory: 9")],

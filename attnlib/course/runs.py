@@ -12,6 +12,7 @@ over norm, against float64.
 import datetime
 import gc
 import importlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ import platform
 import statistics
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -523,16 +525,20 @@ def clock(fn: Callable, *args) -> float:
     return start.elapsed_time(stop)
 
 
-def cpu_ms(fn: Callable, *args, rounds: int = 5, **options) -> float:
-    """Least CPU time of fn(*args, **options) on one thread: other programs do not count."""
-    threads, times = torch.get_num_threads(), []
+def cpu_ms(cores: dict[str, Callable], masks: dict[str, dict], *qkv, rounds: int = 3) -> dict:
+    """Least CPU time in ms of each core(*qkv, **mask), by (core, mask).
+
+    On one thread and in turns, so that what else the machine does hardly counts.
+    """
+    threads, times = torch.get_num_threads(), defaultdict(list)
     torch.set_num_threads(1)
     for _ in range(rounds):
-        start = time.process_time()
-        fn(*args, **options)
-        times.append(1e3 * (time.process_time() - start))
+        for core, mask in itertools.product(cores, masks):
+            start = time.process_time()
+            cores[core](*qkv, **masks[mask])
+            times[core, mask].append(1e3 * (time.process_time() - start))
     torch.set_num_threads(threads)
-    return min(times)
+    return {name: min(ms) for name, ms in times.items()}
 
 
 def _peak(fn: Callable, *args) -> int:
