@@ -289,13 +289,13 @@ def test_an_exported_page_steps_without_kernel_and_network(chromium, trace, tmp_
 
 
 def test_the_mask_explorer_follows_its_sliders(chromium, lab):
-    def said(Nq, padded=9):
+    def said(Nq, padded=3):
         key_mask = torch.arange(16) < 16 - padded
-        return view_mask(Mask(Nq, 16, True, 4, key_mask), 1).describe()
+        return view_mask(Mask(Nq, 16, True, 4, key_mask), 4).describe()
 
     page = run_lesson(chromium, lab, MASKS, frame(said(16)))
     come_to(page, ".widget-hslider:has-text('queries Nq')")
     step_through(page, "queries Nq", [said(Nq) for Nq in range(16, 25)], "mask explorer")
-    step_through(page, "padded keys", [said(16, n) for n in range(9, 17)], "padded keys")
+    step_through(page, "padded keys", [said(16, n) for n in range(3, 17)], "padded keys")
     assert not [e for e in page.attn_errors if "favicon" not in e]
     page.close()

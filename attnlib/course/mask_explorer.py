@@ -27,7 +27,7 @@ SIGN = {"full": "●", "partial": "◐", "skipped": "×"}
 LOOK = {
     "full": (S, "none", "", ""),
     "partial": ("#EBCBDD", "none", "", ""),
-    "hidden": ("#cccccc", "#808080", "M-2 2l4-4M0 8l8-8M6 10l4-4", "////"),
+    "hidden": ("#cccccc", "#606060", "M-2 2l4-4M0 8l8-8M6 10l4-4", "////"),
     "padded": ("#cccccc", "#404040", "M3 3h2v2h-2z", "..."),
     "skipped": ("white", "#d9d9d9", "M-2 6l4 4M0 0l8 8M6-2l4 4", "\\\\\\\\"),
     "blind": (ML, "none", "", ""),
@@ -70,8 +70,9 @@ class MaskView(NamedTuple):
     def describe(self) -> str:
         """All of it in a sentence."""
         (Nq, Nk), n = self.see.shape, {kind: len(getattr(self, kind)) for kind in SIGN}
+        padded = f", {int(self.padded.sum())} padded" if self.padded.any() else ""
         return (
-            f"{Nq} × {Nk}: {n['full']} full + {n['partial']} partial tiles, {n['skipped']} "
+            f"{Nq} × {Nk}{padded}: {n['full']} full + {n['partial']} partial tiles, {n['skipped']} "
             f"skipped, {100 * self.saved:.0f} % of the scores saved; {name_blind(self.blind)}"
         )
 
@@ -114,15 +115,15 @@ class MaskExplorer(Explorer):
         windows = [("none", 0), *((str(n), n) for n in range(1, 33))]
         self.window = w.SelectionSlider(options=windows, value=0, description="window")
         self.padded = w.IntSlider(0, 0, 32, description="padded keys")
-        self.side = w.ToggleButtons(options=["left", "right"], value="right", description="padded")
+        self.side = w.Dropdown(options=["left", "right"], value="right", description="on the")
         self.picture, self.numbers = w.HTML(layout=FRAME | {"height": "392px"}), w.HTML()
         sliders = (self.Nq, self.Nk, self.block_size, self.window, self.padded)
         for control in (*sliders, self.causal, self.side):
             control.style.description_width = "90px"
             control.observe(self._show, "value")
-        self.side.style.button_width = "60px"
         self._show()
-        rows = [w.HBox(sliders[:3]), w.HBox([*sliders[3:], self.side, self.causal])]
+        rows = [w.HBox(sliders[:3]), w.HBox([self.window, self.causal])]
+        rows.append(w.HBox([self.padded, self.side]))
         children = [*rows, self.numbers, self.picture]
         super().__init__(children, draw_mask(self.view), f"Mask explorer: {self.text}")
 
@@ -229,7 +230,7 @@ def _grid(view: MaskView, left, top, width, height) -> Iterator[Box | Word]:
             x, y = left + c * cols.start, top + c * rows.start
             w, h = c * (cols.stop - cols.start), c * (rows.stop - rows.start)
             yield Box(x, y, w, h, "tile")
-            if min(w, h) >= 17:
+            if min(w, h) >= 24:
                 yield Word(x + w / 2, y + h / 2, sign, "center")
     for i in view.blind:
         yield Box(left - 9, top + c * i, 6, c, "blind")
