@@ -18,7 +18,8 @@ import pytest
 import torch
 from cases import need
 
-from attnlib.course import notebooks, steps
+from attnlib.course import notebooks, runs, steps
+from attnlib.course.fit_explorer import WillItFit
 from attnlib.course.inputs import alice_qkv
 from attnlib.course.mask_explorer import view_mask
 from attnlib.masks import Mask
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[1]
 SHOTS = ROOT / "build" / "screenshots"
 LESSON, MASKS = "04_rescaling_explorer", "07_masks_and_shapes"
+CORES = "08_two_cores_on_gpu"
 NPM = ("requirejs@2.3.7", "@jupyter-widgets/html-manager@1.0.14", "mathjax@2.7.9")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 
@@ -297,5 +299,19 @@ def test_the_mask_explorer_follows_its_sliders(chromium, lab):
     come_to(page, ".widget-hslider:has-text('queries Nq')")
     step_through(page, "queries Nq", [said(Nq) for Nq in range(16, 25)], "mask explorer")
     step_through(page, "padded keys", [said(16, n) for n in range(3, 17)], "padded keys")
+    assert not [e for e in page.attn_errors if "favicon" not in e]
+    page.close()
+
+
+def test_the_fit_explorer_follows_its_sliders(chromium, lab, monkeypatch):
+    monkeypatch.setenv("ATTNLIB_REPLAY", "1")
+    explorer = WillItFit(runs.context())
+    explorer.mode.value, said = "training", []
+    for N in (2**i for i in range(13, 23)):
+        explorer.N.value = N
+        said.append(explorer.text)
+    page = run_lesson(chromium, lab, CORES, frame(said[0]))
+    come_to(page, ".widget-hslider:has-text('tokens N')")
+    step_through(page, "tokens N", said, "fit explorer")
     assert not [e for e in page.attn_errors if "favicon" not in e]
     page.close()

@@ -6,6 +6,7 @@ import torch
 from attnlib import attention_oracle
 from attnlib.course import frontier
 from attnlib.course.compiled import compiled_attention
+from attnlib.course.fit_explorer import WillItFit
 from attnlib.course.frontier import GIB, Job
 from attnlib.course.inputs import make_qkv
 from attnlib.course.runs import relative_error
@@ -51,6 +52,17 @@ def test_every_printed_cell_is_explained_by_its_closed_form():
     assert len(rows) == 16
     assert all(r["verdict"].startswith("explained") for r in rows)
     assert [r["ours"] for r in rows if (r["core"], r["N"]) == ("standard", 4096)] == [16832]
+
+
+@pytest.mark.parametrize("mode", ["forward", "training"])
+@pytest.mark.parametrize("N", [1024, 65536, 2**22])
+def test_the_explorer_says_the_bytes_that_the_frontier_counts(mode, N):
+    explorer = WillItFit(context=GIB // 2)
+    explorer.mode.value, explorer.N.value, explorer.card.value = mode, N, 80
+    for core, need in explorer.needs.items():
+        assert need == Job(core, mode).needed(N, GIB // 2)
+        assert explorer.fits[core] == (need <= 80 * GIB)
+        assert f"{core} needs {need:,} bytes" in explorer.picture.value
 
 
 @pytest.mark.parametrize("Nq", [1, 50, 70])

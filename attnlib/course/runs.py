@@ -457,6 +457,11 @@ def source() -> str:
     )
 
 
+def context() -> int:
+    """Bytes of a card that CUDA takes for itself: here, or where the recording was made."""
+    return context_bytes() if measuring() else load()["machine"]["context"]
+
+
 def load(device: str = "h100") -> dict:
     """The recording whose file name contains `device`."""
     found = sorted(path for path in RUNS.glob("*.json") if device in path.stem)
