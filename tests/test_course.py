@@ -13,7 +13,7 @@ from attnlib import FlashAttentionCore, StdAttentionCord, attention_oracle
 from attnlib.course import figures, notebooks, report, runs
 from attnlib.course.__main__ import main
 from attnlib.course.inputs import alice_qkv, alice_tokens, make_qkv
-from attnlib.memory import forward, forward_backward, predicted_peak
+from attnlib.memory import forward, forward_backward, live_bytes, predicted_peak
 
 ROOT = Path(__file__).parents[1]
 
@@ -215,6 +215,16 @@ def test_committed_pictures_are_what_the_command_draws(tmp_path):
     assert {p.name for p in drawn} == committed
     for path in drawn:
         assert path.read_bytes() == (ROOT / "figures" / path.name).read_bytes(), path.name
+
+
+def test_bands_add_up_to_what_is_alive_and_tell_namesakes_apart():
+    timeline = live_bytes(forward_backward(StdAttentionCord(8)), *make_qkv(2, 16, 8, n=4))
+    names = {"bmm (2, 16, 16)": ("s", "dp"), "_softmax": "p"}
+    bands = figures._bands(timeline, names)
+    alive = [event.live for event in timeline.events]
+    assert set(bands) == {"s", "dp", "p", "rest"}
+    assert (sum(bands.values())[:-1] * figures.MIB == alive).all()
+    assert not (bands["s"] * bands["dp"]).any()  # one is freed long before the other
 
 
 def test_the_door_finds_lessons_by_number_and_names_unknown_ones(capsys):

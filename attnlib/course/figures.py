@@ -4,12 +4,14 @@ One colour, one role: standard attention has the colour of the scores it keeps,
 the flash core that of its state (m, l), torch's SDPA is grey.
 """
 
+from collections import Counter, defaultdict
 from math import ceil, floor, log10
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from attnlib.course import runs
@@ -180,35 +182,112 @@ def draw_errors(rows: list[dict], axes=None):
     return axes
 
 
-def draw_timelines(timelines: dict[str, Timeline], names: dict[str, str], axes=None):
+def draw_timelines(timelines: dict[str, Timeline], names: dict, axes=None):
     """Bytes alive in the course of a call: a panel a call, all at one scale.
 
     `names` maps the start of an event's name ("bmm (8, 512, 512)") to the band that
-    its tensor joins; a band takes the colour of its first letter. The rest is grey.
+    its tensors join or, where they should be told apart, to a tuple of bands in the
+    order of their births. A band takes the colour of its letter, hatched for a
+    gradient ("dp"). The rest is grey.
     """
     if axes is None:
         axes = _subplots(1, len(timelines), sharey=True, squeeze=False)[1][0]
     highest = max(timeline.peak for timeline in timelines.values()) / MIB
     for ax, (title, timeline) in zip(axes, timelines.items()):
         bands = _bands(timeline, names)
-        colors = [LETTERS.get(name[0], GREY) for name in bands]
-        steps = range(len(timeline.events) + 1)
-        ax.stackplot(steps, *bands.values(), colors=colors, step="post", linewidth=0)
+        colors = [LETTERS.get(name.removeprefix("d")[:1], GREY) for name in bands]
+        steps, edges = range(len(timeline.events) + 1), {"edgecolor": "white", "linewidth": 0.8}
+        areas = ax.stackplot(steps, *bands.values(), colors=colors, step="post", **edges)
         peak = timeline.peak / MIB
         ax.hlines(peak, 0, steps[-1], "black", ":", linewidth=1)
         _note(ax, f"peak {peak:,.1f} MiB", (steps[-1] / 2, peak), (0, 9), ha="center")
         bottom = np.zeros(len(steps))
-        for name, height in bands.items():
-            longest = np.flatnonzero(height == height.max())
-            middle = longest[len(longest) // 2]
-            at = middle + 0.5, bottom[middle] + height[middle] / 2
-            if height[middle] > highest / 12:
-                ax.annotate(name, at, ha="center", va="center", color="white", fontweight="bold")
+        for (name, height), color, area in zip(bands.items(), colors, areas):
+            area.set_hatch("//" if name.startswith("d") else None)
+            x = _middle(bottom, height)
+            if height[int(x)] > highest / 20:
+                y = bottom[int(x)] + height[int(x)] / 2
+                style = {"ha": "center", "va": "center", "size": 11, "weight": "bold"}
+                style["color"] = "white" if color in (Q, LETTERS["p"], GREY) else "black"
+                if name.startswith("d"):  # keep the hatching off its letters
+                    style["bbox"] = {"facecolor": color, "edgecolor": "none", "pad": 0.5}
+                ax.text(x, y, name, **style)
             bottom += height
-        ax.set(title=title, xlabel="allocations and frees, in order", xticks=[])
+        ax.set(title=title, xticks=[])
         ax.set(xlim=(0, steps[-1]), ylim=(0, 1.15 * highest))
     axes[0].set_ylabel("alive, MiB")
+    axes[0].figure.supxlabel("births and deaths of tensors, in order", fontsize=12)
     return axes
+
+
+def draw_weights(rows: dict[str, Tensor], words: list[str], query: int, top: int = 5, axes=None):
+    """The heaviest weights of one query's rows (M,), a panel a row: a bar a key, named
+    by its word and its distance from the query."""
+    if axes is None:
+        axes = _subplots(1, len(rows), sharex=True, squeeze=False)[1][0]
+    for ax, (title, row) in zip(axes, rows.items()):
+        weights, keys = (x.tolist() for x in row.topk(top))
+        ax.barh(range(top), weights, color=LETTERS["p"])
+        places = [f"{key - query:+d}" if key != query else "itself" for key in keys]
+        names = [f"{words[key]}  {place}" for key, place in zip(keys, places)]
+        ax.set_yticks(range(top), [name.replace("-", "−") for name in names])
+        ax.set(title=title, ylim=(top - 0.5, -0.5), xlim=(0, 1), xticks=(0, 0.5, 1))
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="y", visible=False)
+    axes[0].figure.supxlabel("weight", fontsize=12)
+    return axes
+
+
+def draw_weight_maps(maps: dict[str, Tensor], words: list[str], axes=None):
+    """Square pieces (n, n) of weight matrices, a panel and a scale each: queries down,
+    keys across."""
+    if axes is None:
+        axes = _subplots(1, len(maps), sharey=True, squeeze=False)[1][0]
+    for ax, (title, weights) in zip(axes, maps.items()):
+        image = ax.imshow(weights, cmap="cividis", vmin=0)
+        ax.set_xticks(range(len(words)), words, rotation=90, fontsize=11)
+        ax.set_yticks(range(len(words)), words, fontsize=11)
+        ax.set_title(title)
+        ax.grid(visible=False)
+        ax.tick_params(length=0)
+        ax.figure.colorbar(image, ax=ax, shrink=0.8, ticks=MaxNLocator(3))
+    return axes
+
+
+def draw_shares(values: dict[str, Tensor], ax=None):
+    """Histograms over 0..1 of two sets of rows: the first filled, the second hatched."""
+    ax = ax or _subplots()[1]
+    looks = ({"color": S}, {"facecolor": "none", "edgecolor": "black", "hatch": "///"})
+    for (name, x), look in zip(values.items(), looks):
+        ax.hist(x, bins=40, range=(0, 1), histtype="stepfilled", label=name, **look)
+    ax.set(xlim=(0, 1), xlabel="largest weight of a row", ylabel="rows")
+    ax.legend(frameon=False)
+    return ax
+
+
+def draw_growth(laws: dict[str, list], measured: list, cards: dict[str, int], ax=None):
+    """Bytes over N: curves of (N, bytes), measured points, cards as horizontal lines.
+
+    A triangle on the first curve shows its slope on these axes.
+    """
+    ax = ax or _subplots()[1]
+    for (name, curve), line in zip(laws.items(), ("-", "--", ":")):
+        ax.plot(*zip(*curve), color=S, linestyle=line)
+        _note(ax, name, curve[-1], (8, 0), color=LETTERS["p"])
+    ax.plot(*zip(*measured), color=S, linestyle="", marker="s")
+    _note(ax, "measured", measured[1], (-8, 8), ha="right", color=LETTERS["p"])
+    for name, size in cards.items():
+        ax.axhline(size, color=GREY, linestyle="--", linewidth=1)
+        _note(ax, name, (0, size), (6, 9), xycoords=("axes fraction", "data"), color=GREY)
+    (N, low), (twice, high) = next(iter(laws.values()))[2:4]
+    ax.plot((N, twice, twice), (low, low, high), color="black", linewidth=1)
+    _note(ax, f"× {twice / N:.2g}", ((N * twice) ** 0.5, low), (0, -10), ha="center")
+    _note(ax, f"× {high / low:.2g}", (twice, (low * high) ** 0.5), (5, 0))
+    ax.set(xscale="log", yscale="log", xlabel="sequence length N", ylabel="peak memory")
+    powers = range(24, 40, 4)
+    ax.set_yticks([2**n for n in powers], ["16 MiB", "256 MiB", "4 GiB", "64 GiB"])
+    _token_axis(ax, [{"N": N} for N, _ in next(iter(laws.values()))])
+    return ax
 
 
 def draw_all(folder: Path = FIGURES) -> list[Path]:
@@ -233,13 +312,29 @@ def _readme_picture() -> Figure:
 PICTURES = {"peak_memory": _readme_picture}
 
 
-def _bands(timeline: Timeline, names: dict[str, str]) -> dict[str, np.ndarray]:
+def _bands(timeline: Timeline, names: dict) -> dict[str, np.ndarray]:
     """MiB alive after each event, by the band that the tensor's name belongs to."""
-    bands = {}
+    bands, born, alive = {}, Counter(), defaultdict(list)
     for n, event in enumerate(timeline.events):
-        name = next((name for start, name in names.items() if event.name.startswith(start)), "rest")
+        start = next((start for start in names if event.name.startswith(start)), None)
+        name = names.get(start, "rest")
+        if not isinstance(name, str):  # one band each; of several alive the youngest dies first
+            if event.size > 0:
+                alive[start].append(name[born[start]])
+                born[start] += 1
+            name = alive[start][-1] if event.size > 0 else alive[start].pop()
         bands.setdefault(name, np.zeros(len(timeline.events) + 1))[n:] += event.size / MIB
     return bands
+
+
+def _middle(bottom: np.ndarray, height: np.ndarray) -> float:
+    """Where a band has its label: the middle of the longest stretch at its full
+    height on one level."""
+    full = np.flatnonzero(np.isclose(height, height.max()))
+    full = full[full < len(height) - 1]  # the last entry ends the picture
+    breaks = (np.diff(full) > 1) | (np.diff(bottom[full]) != 0)
+    stretch = max(np.split(full, np.flatnonzero(breaks) + 1), key=len)
+    return (stretch[0] + stretch[-1] + 1) / 2
 
 
 def _save(figure: Figure, path: Path) -> Path:
