@@ -275,7 +275,7 @@ def draw_growth(laws: dict[str, list], measured: list, cards: dict[str, int], ax
         ax.plot(*zip(*curve), color=S, linestyle=line)
         _note(ax, name, curve[-1], (8, 0), color=LETTERS["p"])
     ax.plot(*zip(*measured), color=S, linestyle="", marker="s")
-    _note(ax, "measured", measured[1], (-8, 8), ha="right", color=LETTERS["p"])
+    _note(ax, "measured", measured[len(measured) // 4], (-8, 8), ha="right", color=LETTERS["p"])
     for name, size in cards.items():
         ax.axhline(size, color=GREY, linestyle="--", linewidth=1)
         _note(ax, name, (0, size), (6, 9), xycoords=("axes fraction", "data"), color=GREY)
