@@ -17,6 +17,7 @@ def main(argv=None) -> int:
     figures.add_argument("--out", type=Path, help="another folder than figures/")
 
     measure = commands.add_parser("measure", help="measure this machine, print ratios")
+    measure.add_argument("section", nargs="*", help="only these, the rest stays as recorded")
     measure.add_argument("--out", type=Path, help="another folder than figures/runs/")
     measure.add_argument(
         "--with",
@@ -52,9 +53,11 @@ def _figures(args) -> int:
 def _measure(args) -> int:
     from attnlib.course import report, runs
 
+    if unknown := set(args.section) - set(runs.SECTIONS):
+        raise ValueError(f"no section {', '.join(unknown)}; there are {', '.join(runs.SECTIONS)}")
     if args.kernel:
         runs.load_kernel(args.kernel)  # a wrong name is better known now
-    recording = runs.record(args.kernel)
+    recording = runs.record(args.kernel, args.section)
     print(report.summary(recording))
     if args.kernel:
         return 0  # a comparison, not a recording of the course

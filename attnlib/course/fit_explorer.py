@@ -5,7 +5,7 @@ import torch
 
 from attnlib.course import shapes
 from attnlib.course.figures import GREY, ML, Q, S
-from attnlib.course.frontier import CARDS, GIB, Job
+from attnlib.course.frontier import CARDS, GIB, SLACK, Job
 from attnlib.course.widgets import FRAME, Explorer, say
 from attnlib.memory import CUBLAS_WORKSPACE
 
@@ -13,12 +13,14 @@ SIZE = 880, 250  # pixels
 LEFT, BAR = 130, 600  # of a card that is just full
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PEAK = {"standard": S, "flash": ML}
+SAYS = {True: "fits", False: "does not fit", None: "too close to call"}
 
 
 class WillItFit(Explorer):
     """Choose a call and a card; `context` is what CUDA takes of it, in bytes.
 
-    `needs` are the bytes that each core needs, `fits` whether the card has them.
+    `needs` are the bytes that each core needs, `fits` says whether the card has them:
+    True, False, or None within a SLACK of its end, where nobody can say.
     """
 
     def __init__(self, context: int):
@@ -52,9 +54,9 @@ class WillItFit(Explorer):
             rest = self.context + CUBLAS_WORKSPACE
             self.parts[core] = job.inputs(N), job.peak(N), rest
         self.needs = {core: sum(parts) for core, parts in self.parts.items()}
-        self.fits = {core: need <= self.card.value * GIB for core, need in self.needs.items()}
+        self.fits = {core: _fits(need, self.card.value * GIB) for core, need in self.needs.items()}
         self.text = "; ".join(
-            f"{core} needs {need:,} bytes and {'fits' if self.fits[core] else 'does not fit'}"
+            f"{core} needs {need:,} bytes: {SAYS[self.fits[core]]}"
             for core, need in self.needs.items()
         )
         self.picture.value = shapes.svg(self._draw(), SIZE, self.text, "fit")
@@ -72,8 +74,7 @@ class WillItFit(Explorer):
                 x = right
             if x == 840:  # there is more than the page is wide
                 yield shapes.Area([(840, top), (862, top + 22), (840, top + 44)], PEAK[core])
-            says = "fits" if self.fits[core] else "does not fit"
-            words = f"{need / GIB:,.2f} GiB: {says}"
+            words = f"{need / GIB:,.2f} GiB: {SAYS[self.fits[core]]}"
             yield shapes.Text(LEFT, top + 63, words, bold=not self.fits[core])
         yield shapes.box(LEFT + BAR - 1, 26, 3, 190, "black")
         yield shapes.Text(LEFT + BAR, 20, f"the card ends: {self.card.value} GiB", "middle")
@@ -84,6 +85,10 @@ class WillItFit(Explorer):
         for x, word, color in zip((0, 95, 265, 405), words, (Q, S, ML, GREY)):
             yield shapes.box(LEFT + x, 228, 14, 14, color)
             yield shapes.Text(LEFT + x + 20, 241, word)
+
+
+def _fits(need: int, card: int) -> bool | None:
+    return None if card - SLACK < need <= card else need <= card
 
 
 def _powers(first: int, last: int, value: int, description: str) -> w.SelectionSlider:

@@ -17,6 +17,9 @@ from attnlib.memory import bytes_needed, forward, forward_backward, predicted_pe
 
 CARDS = (8, 16, 24, 40, 80)  # GiB
 MIB, GIB = 2**20, 2**30
+# PyTorch takes a card's memory in pages of 20 MiB, and some products a workspace of
+# their own: so close to its end nobody can say.
+SLACK = 128 * MIB
 
 
 class Job(NamedTuple):
@@ -59,8 +62,8 @@ class Job(NamedTuple):
             return bytes_needed(self.run, *self.tensors(N, "meta"), context=context)
 
     def largest(self, card: int, context: int) -> int:
-        """The largest N that fits on a card of so many bytes, in steps of `step`."""
-        return largest(lambda N: self.needed(N, context) <= card, self.step)
+        """The largest N, in steps of `step`, that leaves a card of so many bytes a SLACK."""
+        return largest(lambda N: self.needed(N, context) + SLACK <= card, self.step)
 
     @property
     def step(self) -> int:

@@ -33,7 +33,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attnlib import FlashAttentionCore, StdAttentionCord, attention_oracle
 from attnlib.course.compiled import compiled_attention
-from attnlib.course.frontier import CARDS, GIB, Job
+from attnlib.course.frontier import CARDS, GIB, SLACK, Job
 from attnlib.course.inputs import alice_qkv, make_qkv
 from attnlib.memory import (
     forward,
@@ -301,8 +301,8 @@ def _timeline_row(name: str, job: Job, N: int) -> dict:
 
 def measure_fits() -> list[dict]:
     """Both sides of the limit on imitated cards: the largest N that should fit, and
-    the next. Needs a GPU. Flash runs with a window, which bounds its time and not its
-    memory: without, filling a card would take minutes."""
+    the first that should not. Needs a GPU. Flash runs with a window, which bounds its
+    time and not its memory: without, filling a card would take minutes."""
     if not _cuda():
         return []
     own, context, rows = capacity(), context_bytes(), []
@@ -314,15 +314,15 @@ def measure_fits() -> list[dict]:
         ):
             for mode in ("forward", "training"):
                 job = Job(core.split()[0], mode, **options)
-                N = job.largest(card, context)
 
                 def tries(N, job=job):
                     job.run(*job.tensors(N, "cuda"))  # its result is let go
 
-                for tried in (N, N + job.step):
-                    _, problem = attempt(tries, tried)
-                    row = {"core": core, "mode": mode, "card": card, "N": tried}
-                    row |= {"needed": job.needed(tried, context), "fits": tried == N}
+                fits = job.largest(card, context)
+                for N in (fits, job.largest(card + SLACK, context) + job.step):
+                    _, problem = attempt(tries, N)
+                    row = {"core": core, "mode": mode, "card": card, "N": N}
+                    row |= {"needed": job.needed(N, context), "fits": fits == N}
                     rows.append(row | {"ran": problem is None} | _result(problem))
     capacity()  # the card it was before
     return rows
@@ -424,16 +424,19 @@ def judge(got, o, standard) -> tuple[str, float | None]:
 # Recordings ----------------------------------------------------------------
 
 
-def record(with_kernel: str | None = None) -> dict:
-    """Measure every section here; says on stderr which one is under way."""
-    recording = {
-        "date": datetime.date.today().isoformat(),
-        "command": "python -m attnlib.course measure",
-        "machine": machine(),
-    }
-    for name, measure in SECTIONS.items():
+def record(with_kernel: str | None = None, sections=()) -> dict:
+    """Measure every section here; says on stderr which one is under way.
+
+    Of `sections` only these, into the recording that there is of this machine.
+    """
+    recording = {"command": "python -m attnlib.course measure"}
+    if sections:
+        recording = load(_slug(machine()))
+        recording["command"] += f", then measure {' '.join(sections)}"
+    recording |= {"date": datetime.date.today().isoformat(), "machine": machine()}
+    for name in sections or SECTIONS:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        recording[name] = measure()
+        recording[name] = SECTIONS[name]()
     if with_kernel:
         recording["command"] += f" --with {with_kernel}"
         recording["kernel"] = measure_kernel(with_kernel)
@@ -473,13 +476,16 @@ def load(device: str = "h100") -> dict:
 
 def save(recording: dict, folder: Path = RUNS) -> Path:
     """Write a recording as <device>.json and return its path."""
-    name = recording["machine"]["device"].lower()
-    slug = "_".join("".join(c if c.isalnum() else " " for c in name).split())
-    path = Path(folder) / f"{slug}.json"
+    path = Path(folder) / f"{_slug(recording['machine'])}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     entries = (f'"{key}": {_rows(value)}' for key, value in recording.items())
     path.write_text("{\n" + ",\n".join(entries) + "\n}\n")
     return path
+
+
+def _slug(machine: dict) -> str:
+    name = machine["device"].lower()
+    return "_".join("".join(c if c.isalnum() else " " for c in name).split())
 
 
 def _rows(value) -> str:
