@@ -170,7 +170,8 @@ def draw_errors(rows: list[dict], axes=None):
         for core, curve in _by_core(panel):
             points = [(r["error"], inputs.index(r["input"])) for r in curve]
             style = {**STYLE[core], "linestyle": ""}
-            ax.plot(*zip(*points), label=LABEL[core], markersize=9, alpha=0.85, **style)
+            size = 13 if core == "standard" else 8  # the largest is drawn first
+            ax.plot(*zip(*points), label=LABEL[core], markersize=size, alpha=0.85, **style)
         low, high = (f(r["error"] for r in panel) for f in (min, max))
         ax.set(xscale="log", title=dtype, ylim=(len(inputs) - 0.5, -0.5))
         ax.set_xlim(10 ** floor(log10(low)), 10 ** ceil(log10(high)))
@@ -178,7 +179,7 @@ def draw_errors(rows: list[dict], axes=None):
         ax.minorticks_off()
     axes[len(dtypes) // 2].set_xlabel("relative error against float64")
     handles = axes[0].get_legend_handles_labels()
-    axes[0].figure.legend(*handles, loc="outside upper center", ncols=3, frameon=False)
+    axes[0].figure.legend(*handles, loc="outside upper center", ncols=4, frameon=False)
     return axes
 
 
