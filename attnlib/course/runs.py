@@ -36,12 +36,15 @@ from attnlib.course.compiled import compiled_attention
 from attnlib.course.frontier import CARDS, GIB, SLACK, Job
 from attnlib.course.inputs import alice_qkv, make_qkv
 from attnlib.memory import (
+    Event,
+    Timeline,
     forward,
     forward_backward,
     live_bytes,
     measured_peak,
     measured_timeline,
     predicted_peak,
+    predicted_timeline,
 )
 
 # Without it, a small tensor may sit down in a large freed block, and what fits in
@@ -297,6 +300,15 @@ def _timeline_row(name: str, job: Job, N: int) -> dict:
     row = {"core": name, "N": N, "predicted": job.peak(N)}
     timeline, problem = attempt(measured_timeline, job.run, *job.tensors(N, "cuda"))
     return row | _result(problem, sizes=timeline and [event.size for event in timeline.events])
+
+
+def history(row: dict) -> Timeline:
+    """The timeline in a row of `measure_timelines`. An allocator knows sizes, not
+    tensors: the names are those that the same call is predicted to have."""
+    job = Job(row["core"].split()[0], block=1024)
+    expected = predicted_timeline(job.run, *job.tensors(row["N"], "meta")).events
+    live = itertools.accumulate(row["sizes"])
+    return Timeline([Event(n, now, e.name) for n, now, e in zip(row["sizes"], live, expected)])
 
 
 def measure_fits() -> list[dict]:
