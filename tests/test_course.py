@@ -265,6 +265,17 @@ def test_measure_writes_a_recording_and_prints_ratios(tmp_path, monkeypatch, cap
     assert set(runs.SECTIONS) <= set(json.loads(path.read_text()))
     printed = capsys.readouterr().out
     assert "vs standard" in printed and "vs SDPA" in printed and path.name in printed
+    monkeypatch.setattr(runs, "RUNS", tmp_path)
+    monkeypatch.setitem(runs.SECTIONS, "fits", lambda: [{"core": "new"}])
+    again = runs.record(sections=["fits"])
+    assert again["fits"] == [{"core": "new"}] and again["time"] == runs.load("cpu")["time"]
+    assert again["command"].endswith("measure, then measure fits")
+
+
+def test_an_unknown_section_is_named(capsys):
+    with pytest.raises(SystemExit):
+        main(["measure", "fist"])
+    assert "no section fist; there are errors, memory" in capsys.readouterr().err
 
 
 def test_readme_has_both_commands_and_ci_finds_the_test_one():
