@@ -317,9 +317,9 @@ def measure_fits() -> list[dict]:
     time and not its memory: without, filling a card would take minutes."""
     if not _cuda():
         return []
-    own, context, rows = capacity(), context_bytes(), []
+    own, rows = capacity(), []
     for gib in [gib for gib in CARDS if gib * GIB <= own] or [own // GIB]:
-        card = imitate_card(gib * GIB)
+        card, context = imitate_card(gib * GIB), context_bytes()
         for core, options in (
             ("standard", {}),
             ("flash 1024, window 1024", {"block": 1024, "window": 1024}),
