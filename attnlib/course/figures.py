@@ -303,6 +303,7 @@ def _readme_picture() -> Figure:
     fig, ax = _subplots()
     memory = recording["memory"]
     rows = [r for r in memory if r["dtype"] == "float32" and r["mode"] == "forward"]
+    rows = [r for r in rows if not r["core"].startswith("compiled")]
     draw_peak_memory(rows, ax)
     ax.set_title("Same answer, without the N × N matrix")
     where = recording["machine"]["device"]
