@@ -37,27 +37,47 @@ class Explorer(w.VBox):
         return bundle | {"text/plain": self._text, "image/png": self._png}
 
 
-class BlockStepper(Explorer):
-    """One query's row, block by block: Play, Previous, Next, or the arrow keys."""
+class Stepper(Explorer):
+    """Ready frames, one a step: Play, Previous, Next, or the arrow keys.
+
+    `frames` holds a list of (SVG, its sentence) for every choice, all of one
+    length; `step` is what one frame is called.
+    """
+
+    def __init__(self, frames: dict[str, list[tuple[str, str]]], step: str, picture, text):
+        last = max(map(len, frames.values())) - 1
+        self.play = w.Play(min=0, max=last, interval=1200, description="Play")
+        self.slider = w.IntSlider(min=0, max=last, description=step, readout=False)
+        w.jslink((self.play, "value"), (self.slider, "value"))
+        controls = w.HBox([w.HTML(_arrows(step)), self.slider, self.play])
+        controls.add_class("attn-stepper")
+        stacks = [self._stack(pictures) for pictures in frames.values()]
+        self.choice = w.ToggleButtons(options=list(frames))
+        every = w.Stack(stacks, selected_index=0)
+        every.add_class("attn-frames")
+        w.jslink((self.choice, "index"), (every, "selected_index"))
+        choices = [self.choice] if len(frames) > 1 else []
+        super().__init__([*choices, controls, every], picture, text)
+
+    def _stack(self, pictures):
+        frames = [w.HTML(say(text) + svg, layout=FRAME) for svg, text in pictures]
+        stack = w.Stack(frames, selected_index=0)
+        w.jslink((self.slider, "value"), (stack, "selected_index"))
+        return stack
+
+
+class BlockStepper(Stepper):
+    """One query's row, block by block."""
 
     def __init__(self, q, k, v, block_size: int, labels=None):
         self.trace = steps.trace_row(q, k, v, block_size)
         numbers = range(len(self.trace.states))
         figures = [steps.draw_block_step(self.trace, n, labels) for n in numbers]
         texts = [steps.describe_step(self.trace, n) for n in numbers]
-        frames = [w.HTML(_frame(f, t), layout=FRAME) for f, t in zip(figures, texts)]
+        frames = [(_svg(figure, text), text) for figure, text in zip(figures, texts)]
         last = len(frames) - 1
-        self.stack = w.Stack(frames, selected_index=0)
-        self.play = w.Play(min=0, max=last, interval=1200, description="Play")
-        self.slider = w.IntSlider(min=0, max=last, description="block", readout=False)
-        w.jslink((self.play, "value"), (self.slider, "value"))
-        w.jslink((self.slider, "value"), (self.stack, "selected_index"))
-        controls = w.HBox([w.HTML(_ARROWS), self.slider, self.play])
-        controls.add_class("attn-stepper")
-        self.stack.add_class("attn-frames")
-        super().__init__(
-            [controls, self.stack], figures[last - 1], f"Block stepper: {texts[last - 1]}"
-        )
+        text = f"Block stepper: {texts[last - 1]}"
+        super().__init__({"": frames}, "block", figures[last - 1], text)
 
 
 class RescalingExplorer(Explorer):
@@ -170,14 +190,17 @@ _PRESS = (
     "this.closest('.attn-stepper').querySelector('.noUi-handle').dispatchEvent("
     "new KeyboardEvent('keydown', {{key: '{key}', bubbles: true}}))"
 )
-_ARROWS = "".join(
-    f'<button type="button" class="jupyter-button" aria-label="{name} block" '
-    f'onclick="{_PRESS.format(key=key)}">{label}</button> '
-    for name, label, key in (
-        ("Previous", "◀ Previous", "ArrowLeft"),
-        ("Next", "Next ▶", "ArrowRight"),
+
+
+def _arrows(step: str) -> str:
+    return "".join(
+        f'<button type="button" class="jupyter-button" aria-label="{name} {step}" '
+        f'onclick="{_PRESS.format(key=key)}">{label}</button> '
+        for name, label, key in (
+            ("Previous", "◀ Previous", "ArrowLeft"),
+            ("Next", "Next ▶", "ArrowRight"),
+        )
     )
-)
 
 
 def eight_blocks() -> list[SoftmaxState]:
@@ -185,10 +208,6 @@ def eight_blocks() -> list[SoftmaxState]:
     g = torch.Generator().manual_seed(0)
     s, v = 3 * torch.randn(8, 1, 12, generator=g), torch.randn(8, 12, 2, generator=g)
     return [SoftmaxState.of(s_j, v_j) for s_j, v_j in zip(s, v)]
-
-
-def _frame(figure: Figure, text: str) -> str:
-    return say(text) + _svg(figure, text)
 
 
 def say(text: str) -> str:

@@ -1,0 +1,328 @@
+"""The tile walk: the grid of scores, a tile at a time, and what each tile costs.
+
+Bytes come from the books kept while `FlashAttentionCore` runs, the tiles from
+`tile_rows`, a row's state from `online_attention` and `merge`. Lesson 06.
+"""
+
+from html import escape
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from attnlib import FlashAttentionCore, SoftmaxState, StdAttentionCord, online_attention
+from attnlib.course.figures import GREY, ML, K, O, Q, S, V
+from attnlib.course.widgets import Stepper
+from attnlib.masks import Tile, key_range, tile_rows
+from attnlib.memory import forward, live_bytes
+
+
+class Step(NamedTuple):
+    """The walk at one tile of the grid, computed or passed over."""
+
+    tile: Tile
+    kind: str  # "full", "partial" or "skipped"
+    alive: dict[str, int]  # bytes, where most are alive while the tile is computed
+    loads: dict[str, int]  # bytes of q, k and v loaded so far
+    state: SoftmaxState  # of the followed row, after the tile: m (1, 1), l (1, 1), o (1, D)
+
+
+def walk_tiles(q: Tensor, k: Tensor, v: Tensor, block_size: int, row: int, **mask) -> list[Step]:
+    """Every tile of the grid, row after row, as `FlashAttentionCore` walks it.
+
+    q (N, d), k (M, d), v (M, D); `mask` is causal or window. A block of q is
+    loaded once for its row of tiles, a block of k and one of v for every tile.
+    """
+    N, M = len(q), len(k)
+    resting, *alive = alive_bytes(q, k, v, block_size, **mask)
+    loads, state = dict.fromkeys("qkv", 0), SoftmaxState.identity(q[row, None], v)
+    steps = []
+    for rows, tiles in tile_rows(N, M, block_size, **mask):
+        computed = {tile.cols.start: tile for tile in tiles}
+        for j in range(0, M, block_size):
+            tile = computed.get(j)
+            if tile is None:
+                cols = slice(j, min(j + block_size, M))
+                steps.append(Step(Tile(rows, cols, False), "skipped", resting, loads, state))
+                continue
+            first = q[rows] if tile is tiles[0] else q[:0]
+            blocks = {"q": first, "k": k[tile.cols], "v": v[tile.cols]}
+            loads = {name: loads[name] + block.nbytes for name, block in blocks.items()}
+            if rows.start <= row < rows.stop:
+                state = state.merge(state_of_tile(q, k, v, row, tile, **mask))
+            kind = "partial" if tile.partial else "full"
+            steps.append(Step(tile, kind, alive.pop(0), loads, state))
+    return steps
+
+
+def state_of_tile(q, k, v, row: int, tile: Tile, **mask) -> SoftmaxState:
+    """What one query saw of the keys of a tile: the readable loop, on those keys alone."""
+    start, stop = key_range(slice(row, row + 1), len(q), len(k), **mask)
+    keys = slice(max(start, tile.cols.start), max(min(stop, tile.cols.stop), 0))
+    *_, state = online_attention(q[row, None], k[keys], v[keys], tile.cols.stop)
+    return state
+
+
+def alive_bytes(q, k, v, block_size: int, **mask) -> list[dict[str, int]]:
+    """The bytes alive in a call of the core: first between the tiles, then at the
+    highest moment of every tile. Each tile ends with the sum of its weights."""
+    timeline = live_bytes(forward(FlashAttentionCore(q.shape[-1], block_size), **mask), q, k, v)
+    tile = min(block_size, len(q)) * min(block_size, len(k)) * q.element_size()
+    (scores,) = (e.size for e in timeline.events if e.size > 0 and "new_empty" in e.name)
+    assert 0 <= scores - tile < 512, "one buffer, as large as a tile"
+    known = {"output": timeline.kept, "score tile": scores}
+    found, highest = [known | {"m, l and mask": 0}], 0
+    for event in timeline.events:
+        highest = max(highest, event.live)
+        if event.size > 0 and event.name.startswith("sum"):
+            found.append(known | {"m, l and mask": highest - sum(known.values())})
+            highest = 0
+    return found
+
+
+class Walk(NamedTuple):
+    """A walk and what its pictures need: whose row, which mask, and the bytes at the
+    far end of the scales."""
+
+    steps: list[Step]
+    N: int
+    row: int
+    word: str  # the followed query
+    reach: int | None  # how many keys a query sees, up to its own; None: all
+    standard: int  # bytes alive at standard attention's peak
+    loads: int  # bytes loaded by a walk over every tile
+
+    def describe(self, n: int) -> str:
+        """Step n (from 0) in a sentence."""
+        step = self.steps[n]
+        rows, cols = (f"{x.start} to {x.stop - 1}" for x in step.tile[:2])
+        alive, loaded = (kib(sum(sizes.values())) for sizes in (step.alive, step.loads))
+        return (
+            f"tile {n + 1} of {len(self.steps)}, {step.kind}: queries {rows}, keys {cols}; "
+            f"alive {alive} KiB, loaded {loaded} KiB; {self.says(n)}"
+        )
+
+    def says(self, n: int) -> str:
+        """The followed row's m and l."""
+        m, l, _ = self.steps[n].state
+        return f"m = {m.item():.2f}, l = {l.item():.3f}".replace("-inf", "−∞")
+
+
+# The picture of a step: shapes, drawn as SVG for the page and by matplotlib for
+# the fallback ------------------------------------------------------------------
+
+WIDTH, HEIGHT, FONT = 880, 372, 15  # pixels
+LEFT, TOP, SIDE = 120, 62, 292  # of the grid
+PANEL, BAR = 480, 388  # left edge and width of the panels beside it
+PALE = {Q: "#cce3f0", K: "#faecd0", V: "#cceee3", S: "#f2dce9", O: "#ddf0fb"}
+COLOR = dict(zip("qkv", (Q, K, V))) | {"output": O, "score tile": S, "m, l and mask": ML}
+
+
+class Area(NamedTuple):
+    corners: list[tuple[float, float]]
+    fill: str = "none"
+    edge: str = "none"
+    width: float = 1
+    hatched: bool = False
+
+
+class Text(NamedTuple):
+    x: float
+    y: float
+    words: str
+    anchor: str = "start"
+    color: str = "black"
+    bold: bool = False
+
+
+def box(x, y, width, height, *style) -> Area:
+    return Area([(x, y), (x + width, y), (x + width, y + height), (x, y + height)], *style)
+
+
+def svg(shapes: list[Area | Text], text: str, name: str) -> str:
+    """Shapes as inline SVG; `text` says it to screen readers, `name` is unique to it."""
+    parts = [
+        f'<pattern id="{name}" width="7" height="7" patternUnits="userSpaceOnUse">'
+        f'<path d="M0 7L7 0" stroke="{GREY}" stroke-width="0.9"/></pattern>'
+    ]
+    for shape in shapes:
+        if isinstance(shape, Text):
+            weight = ' font-weight="bold"' if shape.bold else ""
+            at = f'x="{shape.x:.0f}" y="{shape.y:.0f}" text-anchor="{shape.anchor}"'
+            parts.append(f'<text {at} fill="{shape.color}"{weight}>{escape(shape.words)}</text>')
+        else:
+            d = "L".join(f"{x:.1f} {y:.1f}" for x, y in shape.corners)
+            edge = "" if shape.edge == "none" else f' stroke="{shape.edge}"'
+            edge += f' stroke-width="{shape.width}"' if shape.width != 1 else ""
+            fill = f"url(#{name})" if shape.hatched else shape.fill
+            parts.append(f'<path d="M{d}Z" fill="{fill}"{edge}/>')
+    head = f'role="img" aria-label="{escape(text)}" width="{WIDTH}" height="{HEIGHT}"'
+    return f"<svg {head} font-size='{FONT}' font-family='sans-serif'>{''.join(parts)}</svg>"
+
+
+def figure(shapes: list[Area | Text]) -> Figure:
+    """The same shapes as a matplotlib figure."""
+    drawn = Figure(figsize=(WIDTH / 110, HEIGHT / 110), dpi=110)
+    ax = drawn.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, WIDTH), ylim=(HEIGHT, 0))
+    ax.set_axis_off()
+    for shape in shapes:
+        if isinstance(shape, Text):
+            anchor = {"start": "left", "middle": "center", "end": "right"}[shape.anchor]
+            style = {"color": shape.color, "weight": "bold" if shape.bold else "normal"}
+            ax.text(shape.x, shape.y, shape.words, ha=anchor, fontsize=FONT * 72 / 115, **style)
+        else:
+            hatch = {"hatch": "////", "edgecolor": "#999999"} if shape.hatched else {}
+            style = {"facecolor": shape.fill, "edgecolor": shape.edge, "linewidth": shape.width}
+            ax.fill(*zip(*shape.corners), **style | hatch)
+    return drawn
+
+
+def draw_step(walk: Walk, n: int) -> list[Area | Text]:
+    """The grid between q, k, v and o on the left; bytes, loads and the row's state right."""
+    return [
+        *_draw_grid(walk, n),
+        *_draw_strips(walk, n),
+        *_draw_bytes(walk, n),
+        *_draw_row(walk, n),
+    ]
+
+
+def _draw_grid(walk, n):
+    px = SIDE / walk.N
+    for i, step in enumerate(walk.steps):
+        fill = "white" if i > n or step.kind == "skipped" else PALE[S] if i < n else S
+        yield _tile(step.tile, px, fill, "#999999")
+    if walk.reach is not None:  # the hidden keys: right of the diagonal, left of the window
+        w, right, bottom = px * walk.reach, LEFT + SIDE, TOP + SIDE
+        after = [(LEFT, TOP), (right, TOP), (right, bottom)]
+        before = [(LEFT, TOP + w), (LEFT, bottom), (right - w, bottom)]
+        for corners in (after, before) if w < SIDE else (after,):
+            yield Area(corners, "none", GREY, 1, True)
+    for i, step in enumerate(walk.steps[: n + 1]):
+        (rows, cols, _), skipped = step.tile, step.kind == "skipped"
+        if i < n or skipped:
+            x, y = LEFT + px * (cols.start + cols.stop) / 2, TOP + px * (rows.start + rows.stop) / 2
+            half = 18 if skipped else 9
+            yield box(x - half, y - 10, 2 * half, 19, "white" if skipped else PALE[S])
+            yield Text(x, y + 5, "skip" if skipped else "✓", "middle", GREY)
+    yield _tile(walk.steps[n].tile, px, "none", "black", 3)
+    y = TOP + px * (walk.row + 0.5)
+    yield box(LEFT - 28, y - 1.5, SIDE + 64, 3, ML)
+    yield Text(LEFT - 34, y + 5, walk.word, "end", ML, True)
+
+
+def _tile(tile, px, *style) -> Area:
+    (left, right), (top, bottom) = ((px * x.start, px * x.stop) for x in (tile.cols, tile.rows))
+    return box(LEFT + left, TOP + top, right - left, bottom - top, *style)
+
+
+def _draw_strips(walk, n):
+    """q, k and v with the block in use; o with what is done, begun and to come."""
+    px, now = SIDE / walk.N, walk.steps[n]
+    at_work = now.kind != "skipped"
+    for step in walk.steps:
+        (rows, cols, _), same_row = step.tile, step.tile.rows == now.tile.rows
+        x, y = LEFT + px * cols.start, TOP + px * rows.start
+        width, height = px * (cols.stop - cols.start), px * (rows.stop - rows.start)
+        if same_row:
+            here = cols == now.tile.cols and at_work
+            yield box(x, TOP - 46, width, 14, K if here else PALE[K], K)
+            yield box(x, TOP - 26, width, 14, V if here else PALE[V], V)
+        if cols.start == 0:
+            yield box(LEFT - 26, y, 14, height, Q if same_row and at_work else PALE[Q], Q)
+            done = rows.stop <= now.tile.rows.start or n == len(walk.steps) - 1
+            yield box(LEFT + SIDE + 14, y, 14, height, O if done else "white", O)
+            if same_row and not done:
+                yield box(LEFT + SIDE + 14, y, 14, height, "none", O, 1, True)
+    yield Text(LEFT - 6, TOP - 34, "k", "end", K, True)
+    yield Text(LEFT - 6, TOP - 14, "v", "end", V, True)
+    yield Text(LEFT - 19, TOP + SIDE + 15, "q", "middle", Q, True)
+    yield Text(LEFT + SIDE + 21, TOP + SIDE + 15, "o", "middle", O, True)
+
+
+def _draw_bytes(walk, n):
+    """Bytes alive, on the scale of standard attention's peak; bytes loaded so far."""
+    step = walk.steps[n]
+    alive, loaded = sum(step.alive.values()), sum(step.loads.values())
+    yield Text(PANEL, 24, f"alive now: {kib(alive)} KiB", bold=True)
+    yield from _bar(step.alive, walk.standard, 34)
+    parts = ", ".join(f"{name} {kib(size)}" for name, size in step.alive.items())
+    yield Text(PANEL + BAR * alive / walk.standard + 6, 49, parts)
+    yield box(PANEL, 58, BAR, 20, "none", GREY, 1, True)
+    words = f"standard attention: {kib(walk.standard)} KiB"
+    yield box(PANEL + 8, 60, 8 * len(words), 16, "white")
+    yield Text(PANEL + 12, 73, words, color=GREY)
+    yield Text(PANEL, 112, f"loaded so far: {kib(loaded)} KiB", bold=True)
+    yield from _bar(step.loads, walk.loads, 122)
+
+
+def _bar(sizes: dict[str, int], whole: int, y: float):
+    """Sizes side by side; all of `whole` would fill the panel's width."""
+    yield box(PANEL, y, BAR, 20, "none", "#bbbbbb")
+    left = PANEL
+    for name, size in sizes.items():
+        width = BAR * size / whole
+        yield box(left, y, width, 20, COLOR[name])
+        if width > 11 and len(name) == 1:
+            yield Text(left + width / 2, y + 15, name, "middle", "white", True)
+        left += width
+
+
+def _draw_row(walk, n):
+    """The followed row: m and l in numbers, o as bars; o / l once its block is done."""
+    step = walk.steps[n]
+    divided = step.tile.rows.start > walk.row or n == len(walk.steps) - 1
+    yield Text(PANEL, 178, f"the row of {walk.word}: {walk.says(n)}", color=ML, bold=True)
+    o = step.state.finalise()[0] if divided else step.state.o
+    shown = [o] if divided else [x.state.o for x in walk.steps]
+    largest = max(x.abs().max().item() for x in shown)
+    words = "o / l, divided once," if divided else "o so far,"
+    words += f" {o.abs().max().item():.2f} at most"
+    yield Text(PANEL, 202, words if step.state.l.item() else "o is zero: no key seen yet")
+    width, middle = BAR / o.shape[-1], 282
+    yield box(PANEL, middle - 0.5, BAR, 1, GREY)
+    outline = [(PANEL, middle)]
+    for i, number in enumerate(o[0].tolist()):
+        left, top = PANEL + i * width, middle - 68 * number / largest
+        outline += [(left + 1, middle), (left + 1, top), (left + width - 1, top)]
+        outline += [(left + width - 1, middle)]
+    yield Area(outline, O)
+
+
+def kib(size: int) -> str:
+    return f"{size / 1024:,.0f}"
+
+
+class TileWalk(Stepper):
+    """Self-attention of q, k, v (N, d), tile by tile, following one row.
+
+    `walks` holds the steps under each mask, `now` the step that is shown.
+    """
+
+    def __init__(self, q, k, v, block_size: int, row: int, word: str, window: int):
+        masks = {"every key": {}, "causal": {"causal": True}}
+        masks[f"window of {window}"] = {"window": window}
+        standard = live_bytes(forward(StdAttentionCord(q.shape[-1])), q, k, v).peak
+        steps = {name: walk_tiles(q, k, v, block_size, row, **m) for name, m in masks.items()}
+        loads = max(sum(walk[-1].loads.values()) for walk in steps.values())
+        reach = dict(zip(steps, (None, len(q), window)))
+        self.walks = {
+            name: Walk(walk, len(q), row, word, reach[name], standard, loads)
+            for name, walk in steps.items()
+        }
+        frames = {name: list(_frames(walk, name)) for name, walk in self.walks.items()}
+        shown = self.walks["causal"]  # at the tile on the diagonal of the followed row
+        n = row // block_size * (-(-len(k) // block_size) + 1)
+        picture, text = figure(draw_step(shown, n)), f"Tile walk: {shown.describe(n)}"
+        super().__init__(frames, "tile", picture, text)
+
+    @property
+    def now(self) -> Step:
+        return self.walks[self.choice.value].steps[self.slider.value]
+
+
+def _frames(walk, name):
+    for n in range(len(walk.steps)):
+        text = walk.describe(n)
+        yield svg(draw_step(walk, n), text, f"{name.split()[0]}-{n}"), text
