@@ -22,6 +22,7 @@ from attnlib.course import notebooks, runs, steps
 from attnlib.course.fit_explorer import WillItFit
 from attnlib.course.inputs import alice_qkv
 from attnlib.course.mask_explorer import view_mask
+from attnlib.course.tile_walk import TileWalk
 from attnlib.masks import Mask
 
 pytestmark = pytest.mark.browser
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[1]
 SHOTS = ROOT / "build" / "screenshots"
 LESSON, MASKS = "04_rescaling_explorer", "07_masks_and_shapes"
-CORES = "08_two_cores_on_gpu"
+WALK, CORES = "06_flash_attention", "08_two_cores_on_gpu"
 NPM = ("requirejs@2.3.7", "@jupyter-widgets/html-manager@1.0.14", "mathjax@2.7.9")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 
@@ -288,6 +289,22 @@ def test_an_exported_page_steps_without_kernel_and_network(chromium, trace, tmp_
     page.wait_for_selector(frame(steps.describe_step(trace, 2)))
     shot(page, "exported")
     context.close()
+
+
+def test_the_tile_walk_steps_under_every_mask(chromium, lab):
+    q, k, v = (x[1] for x in alice_qkv(0))
+    walks = TileWalk(q, k, v, 128, row=369, word="“well”", window=128).walks
+    said = {mask: [walk.describe(n) for n in range(16)] for mask, walk in walks.items()}
+    page = run_lesson(chromium, lab, WALK, frame(said["every key"][0]))
+    page.wait_for_selector("text=| Idle", timeout=120_000)  # a later cell turns its controls
+    come_to(page, ".attn-stepper")
+    for mask, texts in said.items():
+        page.click(f"button:text-is('{mask}')")
+        step_through(page, "tile", texts, f"tile walk, {mask}")
+    page.click("[aria-label='Next tile']")
+    page.wait_for_selector(frame(texts[1]))
+    assert not [e for e in page.attn_errors if "favicon" not in e]
+    page.close()
 
 
 def test_the_mask_explorer_follows_its_sliders(chromium, lab):

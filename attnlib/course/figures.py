@@ -291,6 +291,18 @@ def draw_growth(laws: dict[str, list], measured: list, cards: dict[str, int], ax
     return ax
 
 
+def draw_race(rows: dict[str, dict], ax=None):
+    """The ms of a `contest`, a bar a contestant; its name's first word gives the colour."""
+    ax = ax or plt.subplots(figsize=(8, 3), layout="constrained")[1]
+    ms = {name: row["ms"] for name, row in rows.items()}
+    colors = [STYLE[name.split(",")[0].split()[0]]["color"] for name in ms]
+    ax.bar_label(ax.barh(list(ms), list(ms.values()), color=colors), fmt="%.0f ms", padding=4)
+    ax.set(xlim=(0, 1.15 * max(ms.values())), xlabel="time, ms: median of several, in turns")
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
 def draw_all(folder: Path = FIGURES) -> list[Path]:
     """Draw every picture of figures/ from the recordings; the bytes are stable."""
     folder.mkdir(parents=True, exist_ok=True)

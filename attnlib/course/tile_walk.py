@@ -4,17 +4,30 @@ Bytes come from the books kept while `FlashAttentionCore` runs, the tiles from
 `tile_rows`, a row's state from `online_attention` and `merge`. Lesson 06.
 """
 
-from html import escape
 from typing import NamedTuple
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from attnlib import FlashAttentionCore, SoftmaxState, StdAttentionCord, online_attention
 from attnlib.course.figures import GREY, ML, K, O, Q, S, V
+from attnlib.course.shapes import Area, Text, box, figure, svg
 from attnlib.course.widgets import Stepper
 from attnlib.masks import Tile, key_range, tile_rows
 from attnlib.memory import forward, live_bytes
+
+
+class Tape:
+    """Blocks in slow memory and room for one at hand: counts the numbers that move."""
+
+    def __init__(self, blocks):
+        self.blocks, self.hand, self.moved = list(blocks), None, 0
+
+    def take(self, i: int):
+        """Block i, a tensor or a tuple of them; free if it is at hand."""
+        if i != self.hand:
+            self.hand = i
+            self.moved += sum(x.numel() for x in self.blocks[i])
+        return self.blocks[i]
 
 
 class Step(NamedTuple):
@@ -71,11 +84,11 @@ def alive_bytes(q, k, v, block_size: int, **mask) -> list[dict[str, int]]:
     (scores,) = (e.size for e in timeline.events if e.size > 0 and "new_empty" in e.name)
     assert 0 <= scores - tile < 512, "one buffer, as large as a tile"
     known = {"output": timeline.kept, "score tile": scores}
-    found, highest = [known | {"m, l and mask": 0}], 0
+    found, highest = [known | {"rest": 0}], 0
     for event in timeline.events:
         highest = max(highest, event.live)
         if event.size > 0 and event.name.startswith("sum"):
-            found.append(known | {"m, l and mask": highest - sum(known.values())})
+            found.append(known | {"rest": highest - sum(known.values())})
             highest = 0
     return found
 
@@ -108,74 +121,13 @@ class Walk(NamedTuple):
         return f"m = {m.item():.2f}, l = {l.item():.3f}".replace("-inf", "−∞")
 
 
-# The picture of a step: shapes, drawn as SVG for the page and by matplotlib for
-# the fallback ------------------------------------------------------------------
+# Pictures ------------------------------------------------------------------
 
-WIDTH, HEIGHT, FONT = 880, 372, 15  # pixels
+SIZE = 880, 372  # pixels
 LEFT, TOP, SIDE = 120, 62, 292  # of the grid
 PANEL, BAR = 480, 388  # left edge and width of the panels beside it
 PALE = {Q: "#cce3f0", K: "#faecd0", V: "#cceee3", S: "#f2dce9", O: "#ddf0fb"}
-COLOR = dict(zip("qkv", (Q, K, V))) | {"output": O, "score tile": S, "m, l and mask": ML}
-
-
-class Area(NamedTuple):
-    corners: list[tuple[float, float]]
-    fill: str = "none"
-    edge: str = "none"
-    width: float = 1
-    hatched: bool = False
-
-
-class Text(NamedTuple):
-    x: float
-    y: float
-    words: str
-    anchor: str = "start"
-    color: str = "black"
-    bold: bool = False
-
-
-def box(x, y, width, height, *style) -> Area:
-    return Area([(x, y), (x + width, y), (x + width, y + height), (x, y + height)], *style)
-
-
-def svg(shapes: list[Area | Text], text: str, name: str) -> str:
-    """Shapes as inline SVG; `text` says it to screen readers, `name` is unique to it."""
-    parts = [
-        f'<pattern id="{name}" width="7" height="7" patternUnits="userSpaceOnUse">'
-        f'<path d="M0 7L7 0" stroke="{GREY}" stroke-width="0.9"/></pattern>'
-    ]
-    for shape in shapes:
-        if isinstance(shape, Text):
-            weight = ' font-weight="bold"' if shape.bold else ""
-            at = f'x="{shape.x:.0f}" y="{shape.y:.0f}" text-anchor="{shape.anchor}"'
-            parts.append(f'<text {at} fill="{shape.color}"{weight}>{escape(shape.words)}</text>')
-        else:
-            d = "L".join(f"{x:.1f} {y:.1f}" for x, y in shape.corners)
-            edge = "" if shape.edge == "none" else f' stroke="{shape.edge}"'
-            edge += f' stroke-width="{shape.width}"' if shape.width != 1 else ""
-            fill = f"url(#{name})" if shape.hatched else shape.fill
-            parts.append(f'<path d="M{d}Z" fill="{fill}"{edge}/>')
-    head = f'role="img" aria-label="{escape(text)}" width="{WIDTH}" height="{HEIGHT}"'
-    return f"<svg {head} font-size='{FONT}' font-family='sans-serif'>{''.join(parts)}</svg>"
-
-
-def figure(shapes: list[Area | Text]) -> Figure:
-    """The same shapes as a matplotlib figure."""
-    drawn = Figure(figsize=(WIDTH / 110, HEIGHT / 110), dpi=110)
-    ax = drawn.add_axes((0, 0, 1, 1))
-    ax.set(xlim=(0, WIDTH), ylim=(HEIGHT, 0))
-    ax.set_axis_off()
-    for shape in shapes:
-        if isinstance(shape, Text):
-            anchor = {"start": "left", "middle": "center", "end": "right"}[shape.anchor]
-            style = {"color": shape.color, "weight": "bold" if shape.bold else "normal"}
-            ax.text(shape.x, shape.y, shape.words, ha=anchor, fontsize=FONT * 72 / 115, **style)
-        else:
-            hatch = {"hatch": "////", "edgecolor": "#999999"} if shape.hatched else {}
-            style = {"facecolor": shape.fill, "edgecolor": shape.edge, "linewidth": shape.width}
-            ax.fill(*zip(*shape.corners), **style | hatch)
-    return drawn
+COLOR = dict(zip("qkv", (Q, K, V))) | {"output": O, "score tile": S, "rest": ML}
 
 
 def draw_step(walk: Walk, n: int) -> list[Area | Text]:
@@ -203,9 +155,9 @@ def _draw_grid(walk, n):
         (rows, cols, _), skipped = step.tile, step.kind == "skipped"
         if i < n or skipped:
             x, y = LEFT + px * (cols.start + cols.stop) / 2, TOP + px * (rows.start + rows.stop) / 2
-            half = 18 if skipped else 9
+            half = 21 if skipped else 10
             yield box(x - half, y - 10, 2 * half, 19, "white" if skipped else PALE[S])
-            yield Text(x, y + 5, "skip" if skipped else "✓", "middle", GREY)
+            yield Text(x, y + 6, "skip" if skipped else "✓", "middle", GREY)
     yield _tile(walk.steps[n].tile, px, "none", "black", 3)
     y = TOP + px * (walk.row + 0.5)
     yield box(LEFT - 28, y - 1.5, SIDE + 64, 3, ML)
@@ -245,16 +197,16 @@ def _draw_bytes(walk, n):
     """Bytes alive, on the scale of standard attention's peak; bytes loaded so far."""
     step = walk.steps[n]
     alive, loaded = sum(step.alive.values()), sum(step.loads.values())
-    yield Text(PANEL, 24, f"alive now: {kib(alive)} KiB", bold=True)
-    yield from _bar(step.alive, walk.standard, 34)
     parts = ", ".join(f"{name} {kib(size)}" for name, size in step.alive.items())
-    yield Text(PANEL + BAR * alive / walk.standard + 6, 49, parts)
-    yield box(PANEL, 58, BAR, 20, "none", GREY, 1, True)
+    yield Text(PANEL, 24, f"alive now: {kib(alive)} KiB", bold=True)
+    yield Text(PANEL, 47, parts)
+    yield from _bar(step.alive, walk.standard, 57)
+    yield box(PANEL, 81, BAR, 20, "none", GREY, 1, True)
     words = f"standard attention: {kib(walk.standard)} KiB"
-    yield box(PANEL + 8, 60, 8 * len(words), 16, "white")
-    yield Text(PANEL + 12, 73, words, color=GREY)
-    yield Text(PANEL, 112, f"loaded so far: {kib(loaded)} KiB", bold=True)
-    yield from _bar(step.loads, walk.loads, 122)
+    yield box(PANEL + 8, 83, 9.2 * len(words), 16, "white")
+    yield Text(PANEL + 12, 97, words, color=GREY)
+    yield Text(PANEL, 140, f"loaded so far: {kib(loaded)} KiB", bold=True)
+    yield from _bar(step.loads, walk.loads, 150)
 
 
 def _bar(sizes: dict[str, int], whole: int, y: float):
@@ -264,8 +216,8 @@ def _bar(sizes: dict[str, int], whole: int, y: float):
     for name, size in sizes.items():
         width = BAR * size / whole
         yield box(left, y, width, 20, COLOR[name])
-        if width > 11 and len(name) == 1:
-            yield Text(left + width / 2, y + 15, name, "middle", "white", True)
+        if width > 12 and len(name) == 1:
+            yield Text(left + width / 2, y + 16, name, "middle", "white", True)
         left += width
 
 
@@ -273,18 +225,18 @@ def _draw_row(walk, n):
     """The followed row: m and l in numbers, o as bars; o / l once its block is done."""
     step = walk.steps[n]
     divided = step.tile.rows.start > walk.row or n == len(walk.steps) - 1
-    yield Text(PANEL, 178, f"the row of {walk.word}: {walk.says(n)}", color=ML, bold=True)
+    yield Text(PANEL, 210, f"the row of {walk.word}: {walk.says(n)}", color=ML, bold=True)
     o = step.state.finalise()[0] if divided else step.state.o
     shown = [o] if divided else [x.state.o for x in walk.steps]
     largest = max(x.abs().max().item() for x in shown)
     words = "o / l, divided once," if divided else "o so far,"
     words += f" {o.abs().max().item():.2f} at most"
-    yield Text(PANEL, 202, words if step.state.l.item() else "o is zero: no key seen yet")
-    width, middle = BAR / o.shape[-1], 282
+    yield Text(PANEL, 234, words if step.state.l.item() else "o is zero: no key seen yet")
+    width, middle = BAR / o.shape[-1], 306
     yield box(PANEL, middle - 0.5, BAR, 1, GREY)
     outline = [(PANEL, middle)]
     for i, number in enumerate(o[0].tolist()):
-        left, top = PANEL + i * width, middle - 68 * number / largest
+        left, top = PANEL + i * width, middle - 62 * number / largest
         outline += [(left + 1, middle), (left + 1, top), (left + width - 1, top)]
         outline += [(left + width - 1, middle)]
     yield Area(outline, O)
@@ -314,7 +266,7 @@ class TileWalk(Stepper):
         frames = {name: list(_frames(walk, name)) for name, walk in self.walks.items()}
         shown = self.walks["causal"]  # at the tile on the diagonal of the followed row
         n = row // block_size * (-(-len(k) // block_size) + 1)
-        picture, text = figure(draw_step(shown, n)), f"Tile walk: {shown.describe(n)}"
+        picture, text = figure(draw_step(shown, n), SIZE), f"Tile walk: {shown.describe(n)}"
         super().__init__(frames, "tile", picture, text)
 
     @property
@@ -325,4 +277,4 @@ class TileWalk(Stepper):
 def _frames(walk, name):
     for n in range(len(walk.steps)):
         text = walk.describe(n)
-        yield svg(draw_step(walk, n), text, f"{name.split()[0]}-{n}"), text
+        yield svg(draw_step(walk, n), SIZE, text, f"{name.split()[0]}-{n}"), text
