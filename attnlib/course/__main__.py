@@ -1,4 +1,4 @@
-"""python -m attnlib.course {run,figures,measure}: one door for every chore."""
+"""python -m attnlib.course {run,figures,slides,measure}: one door for every chore."""
 
 import argparse
 import os
@@ -16,6 +16,11 @@ def main(argv=None) -> int:
     figures = commands.add_parser("figures", help="draw every file of figures/ again")
     figures.add_argument("--out", type=Path, help="another folder than figures/")
 
+    slides = commands.add_parser("slides", help="write the lessons as offline decks")
+    slides.add_argument("lesson", nargs="*", help="number, name or path; all for none")
+    slides.add_argument("--out", type=Path, help="another folder than build/slides/")
+    slides.add_argument("--pdf", action="store_true", help="print handouts through Chromium")
+
     measure = commands.add_parser("measure", help="measure this machine, print ratios")
     measure.add_argument("section", nargs="*", help="only these, the rest stays as recorded")
     measure.add_argument("--out", type=Path, help="another folder than figures/runs/")
@@ -27,7 +32,8 @@ def main(argv=None) -> int:
     )
     args = parser.parse_args(argv)
     try:
-        return {"run": _run, "figures": _figures, "measure": _measure}[args.command](args)
+        command = {"run": _run, "figures": _figures, "slides": _slides, "measure": _measure}
+        return command[args.command](args)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
 
@@ -47,6 +53,14 @@ def _figures(args) -> int:
 
     for path in figures.draw_all(args.out or figures.FIGURES):
         print(path.name)
+    return 0
+
+
+def _slides(args) -> int:
+    from attnlib.course import slides
+
+    for path in slides.build(args.lesson, args.out or slides.OUT, args.pdf):
+        print(path, flush=True)
     return 0
 
 

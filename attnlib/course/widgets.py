@@ -23,11 +23,19 @@ FRAME = {"width": "900px", "height": "400px", "overflow": "hidden"}
 
 
 class Explorer(w.VBox):
-    """A box of widgets with a sentence for its text and a picture for its fallback."""
+    """A box of widgets with a sentence for its text and a picture for its fallback.
+
+    One that answers without Python says `needs_kernel = False` and stays live in
+    exported slides, where the others show their picture.
+    """
+
+    needs_kernel = True
 
     def __init__(self, children, picture: Figure, text: str):
         super().__init__(children, layout={"width": "920px"})
         self._png, self._text = steps.png(picture), text
+        if self.needs_kernel:
+            self.add_class("attn-needs-kernel")
 
     def __repr__(self):
         return self._text
@@ -68,6 +76,8 @@ class Stepper(Explorer):
 
 class BlockStepper(Stepper):
     """One query's row, block by block."""
+
+    needs_kernel = False
 
     def __init__(self, q, k, v, block_size: int, labels=None):
         self.trace = steps.trace_row(q, k, v, block_size)
@@ -164,19 +174,18 @@ class MergeTree(Explorer):
 
 class Quiz(w.VBox):
     """A question to answer before running on: `choices` maps an answer to feedback;
-    the right one's feedback starts with "Yes"."""
+    the right one's feedback starts with "Yes". Answers without a kernel."""
 
     def __init__(self, question: str, choices: dict[str, str]):
         self.question, self.choices = question, choices
-        self.buttons = [w.Button(description=c, layout={"width": "auto"}) for c in choices]
-        self.feedback = w.HTML(say("Choose, then read on."))
-        for button in self.buttons:
-            button.on_click(self._answer)
         heading = w.HTML(f"<b>Predict.</b> {escape(question)}")
-        super().__init__([heading, w.HBox(self.buttons), self.feedback])
-
-    def _answer(self, button):
-        self.feedback.value = say(self.choices[button.description])
+        self.answers = w.ToggleButtons(options=list(choices), index=None)
+        self.answers.style.button_width = "auto"
+        feedback = [w.HTML(say(text)) for text in choices.values()]
+        self.feedback = w.Stack(feedback, layout={"min_height": "32px"})
+        w.jslink((self.answers, "index"), (self.feedback, "selected_index"))
+        super().__init__([heading, self.answers, self.feedback])
+        self.add_class("attn-quiz")
 
     def __repr__(self):
         return f"Predict. {self.question}  " + "  |  ".join(self.choices)
