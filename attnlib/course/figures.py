@@ -4,6 +4,7 @@ One colour, one role: standard attention has the colour of the scores it keeps,
 the flash core that of its state (m, l), torch's SDPA is grey.
 """
 
+import os
 from collections import Counter, defaultdict
 from math import ceil, floor, log10
 from pathlib import Path
@@ -48,8 +49,10 @@ RC = {
 
 
 def use_style() -> None:
-    """The course's look for every figure drawn from now on."""
+    """The course's look for every figure drawn from now on; slides ask for more dots."""
     plt.rcParams.update(RC)
+    if dpi := os.environ.get("ATTNLIB_DPI"):
+        plt.rcParams.update({"figure.dpi": dpi, "savefig.dpi": dpi})
 
 
 def draw_peak_memory(rows: list[dict], ax=None):

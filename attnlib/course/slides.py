@@ -5,8 +5,8 @@ template, style and script. What a deck is made of, for authors of lessons:
 
 - a slide is a cell of type `slide` or `subslide` and the fragments after it; where it
   has no heading, that of its section stands above it, small;
-- `notes`, prose that is skipped, and what follows `<!-- notes -->` in a cell are what
-  the speaker sees (key S);
+- `notes`, prose that is skipped, and `<!-- notes -->these words<!-- /notes -->` of any
+  cell (without an end: all the rest) are what the speaker sees (key S);
 - the tag `hide-input` hides a cell's code;
 - an explorer that `needs_kernel` is a picture; the others stay live.
 """
@@ -20,8 +20,10 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
@@ -33,6 +35,7 @@ OUT = Path("build") / "slides"
 VIEW = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NOTES = r"(?s)<!-- notes -->(.*?)(?:<!-- /notes -->|\Z)"
 SANS, MONO = "@fontsource/ibm-plex-sans", "@fontsource/ibm-plex-mono"
 STYLES = [
     *((SANS, f"latin-{font}.css") for font in ("400", "400-italic", "600")),
@@ -84,12 +87,14 @@ def export(notebook: NotebookNode, name: str, files: dict) -> str:
     if not live:
         notebook.metadata.pop("widgets", None)
     scripts = SCRIPTS + WIDGET_SCRIPTS * live
+    title = notebook.cells[0]
     deck = {
-        "lesson": name[:2],
-        "title": re.match("# (.*)", notebook.cells[0].source)[1],
+        "title": re.match("# (.*)", title.source)[1],
         "styles": [_inline_fonts(files, *f) for f in STYLES],
         "scripts": [_inside_html(files[f].decode()) for f in scripts],
     }
+    course = f"FlashAttention from the softmax up · lesson {name[:2]}"
+    title.source = f'<p class="course">{course}</p>\n\n{title.source}'
     exporter = SlidesExporter(
         template_name=DECK.name,
         extra_template_basedirs=[str(DECK.parent)],
@@ -109,7 +114,8 @@ def arrange(cells: list[NotebookNode]) -> list[NotebookNode]:
     for cell in cells:
         kind, said = cell.metadata.slideshow.slide_type, ""
         if cell.cell_type == "markdown":
-            cell.source, _, said = _for_slides(cell.source).partition("<!-- notes -->")
+            said = " ".join(re.findall(NOTES, _for_slides(cell.source)))
+            cell.source = re.sub(NOTES, "", _for_slides(cell.source))
             heading = (re.match("#+ (.*)", cell.source) or ["", heading])[1]
         if kind in ("slide", "subslide"):
             slides.append(([], []))
@@ -142,9 +148,9 @@ def _freeze(output: NotebookNode, states: dict) -> None:
     data = output.get("data", {})
     state = states.get(data.get(VIEW, {}).get("model_id"), {}).get("state", {})
     if "attn-needs-kernel" in state.get("_dom_classes", ()):
-        picture = f'<img src="data:image/png;base64,{data["image/png"]}" alt="{data["text/plain"]}">'
-        data.clear()
-        data["text/html"] = f"{picture}<p>needs a kernel: open the notebook</p>"
+        picture = f'src="data:image/png;base64,{data["image/png"]}" alt="{data["text/plain"]}"'
+        words = '<p class="needs-kernel">Needs a kernel: open the notebook.</p>'
+        output["data"] = {"text/html": f"<img {picture}>{words}"}
 
 
 def _inline_fonts(files, package, member):
@@ -161,14 +167,47 @@ def _inside_html(script: str) -> str:
 
 
 def print_handout(deck: Path, browser: str) -> Path:
-    """The deck as a PDF beside it, a page for each slide."""
+    """The deck as a PDF beside it, a page for each slide; TimeoutError if none comes.
+
+    Through Chromium's DevTools, since its `--print-to-pdf` does not wait for scripts.
+    """
+    from websocket import create_connection  # comes with jupyter_server
+
+    options = "--headless --no-sandbox --disable-gpu --remote-debugging-port=0".split()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        options += [f"--user-data-dir={profile}", f"{deck.resolve().as_uri()}?print-pdf"]
+        with subprocess.Popen([browser, *options], **quiet) as process:
+            try:
+                port = _wait(lambda: (Path(profile) / "DevToolsActivePort").read_text().split()[0])
+                pages = f"http://127.0.0.1:{port}/json"
+                page = _wait(lambda: json.load(urlopen(pages))[0]["webSocketDebuggerUrl"])
+                page = create_connection(page, suppress_origin=True, timeout=120)
+                ready = {"expression": "document.body.dataset.ready"}
+                _wait(lambda: _ask(page, "Runtime.evaluate", **ready)["result"]["value"])
+                options = {"printBackground": True, "preferCSSPageSize": True}
+                data = _ask(page, "Page.printToPDF", **options)["data"]
+            finally:
+                process.terminate()
     pdf = deck.with_suffix(".pdf")
-    options = "--headless --no-sandbox --disable-gpu --no-pdf-header-footer"
-    options += " --virtual-time-budget=30000"
-    url = f"{deck.resolve().as_uri()}?print-pdf"
-    command = [browser, *options.split(), f"--print-to-pdf={pdf}", url]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    pdf.write_bytes(base64.b64decode(data))
     return pdf
+
+
+def _ask(page, method: str, **params):
+    page.send(json.dumps({"id": 1, "method": method, "params": params}))
+    return json.loads(page.recv())["result"]
+
+
+def _wait(attempt, seconds: float = 120):
+    """The first answer of attempt(): not yet there is whatever cannot be read yet."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            return attempt()
+        except (OSError, LookupError):
+            time.sleep(0.1)
+    raise TimeoutError(f"Chromium gave no answer in {seconds} s")
 
 
 def _chromium() -> str:

@@ -1,18 +1,34 @@
 // Typeset, bring the explorers to life, fit every slide to its page, then start.
 const PAGE = {width: 1280, height: 720};
 
+const isWide = pre => pre.scrollWidth > pre.clientWidth;
+
 function fits(slide) {
   return slide.scrollHeight <= PAGE.height && slide.scrollWidth <= PAGE.width;
 }
 
-// What is too high puts results beside their code; then pictures give way, down to
-// 280 px; then all of the slide gets smaller.
+// As large as fits, up to a fifth more. What is too high puts results beside their
+// code; then pictures give way, down to 280 px; then everything but the heading.
+// A line that is still too wide makes its own block smaller.
 function fit(slide) {
+  const pres = [...slide.querySelectorAll("pre")];
+  const zoom = z => slide.style.setProperty("--zoom", z.toFixed(2));
   slide.classList.toggle("beside", !fits(slide));
-  for (let px = 500; px >= 280 && !fits(slide); px -= 20)
+  for (let px = 480; px >= 280 && !fits(slide); px -= 20)
     slide.style.setProperty("--picture", `${px}px`);
-  for (let zoom = 0.98; zoom >= 0.5 && !fits(slide); zoom -= 0.02)
-    slide.style.setProperty("--zoom", zoom);
+  let z = 1.2;
+  for (zoom(z); z > 0.5 && !(fits(slide) && (z < 1 || !pres.some(isWide))); z -= 0.02) zoom(z);
+  for (const pre of pres.filter(isWide))
+    pre.style.fontSize = `${22 * pre.clientWidth / pre.scrollWidth - 0.1}px`;
+}
+
+// Widgets come in by and by: wait until no more do.
+async function stillness() {
+  const count = () => document.querySelectorAll(".jupyter-widgets *").length;
+  for (let before = -1; before != count();) {
+    before = count();
+    await new Promise(done => setTimeout(done, 250));
+  }
 }
 
 async function start() {
@@ -25,15 +41,22 @@ async function start() {
     const embed = await new Promise(done =>
       require(["@jupyter-widgets/html-manager/dist/libembed-amd"], done));
     await embed.renderWidgets();
+    await stillness();
   }
   await document.fonts.ready;
-  document.querySelectorAll(".slides > section > section").forEach(fit);
-  document.body.classList.add("fitted");
-  await Reveal.initialize({
+  const pages = document.querySelectorAll(".slides > section > section");
+  pages.forEach(page => page.classList.add("page"));
+  document.body.classList.add("measuring");
+  pages.forEach(fit);
+  document.body.classList.remove("measuring");
+  const printing = /print-pdf/.test(location.search);
+  const ready = new Promise(done => Reveal.on(printing ? "pdf-ready" : "ready", done));
+  Reveal.initialize({
     ...PAGE, margin: 0, center: false, transition: "none", controls: false, slideNumber: "c/t",
     navigationMode: "linear", hash: true, pdfMaxPagesPerSlide: 1,
     pdfSeparateFragments: false, plugins: [RevealNotes], keyboardCondition,
   });
+  await ready;
   Reveal.on("slidechanged", () => document.activeElement.blur());
   document.body.dataset.ready = "yes";
 }
