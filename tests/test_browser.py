@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import need
 
 from attnlib.course import notebooks, runs, steps
 from attnlib.course.fit_explorer import WillItFit
@@ -32,21 +31,6 @@ SHOTS = ROOT / "build" / "screenshots"
 LESSON, MASKS = "04_rescaling_explorer", "07_masks_and_shapes"
 WALK, CORES = "06_flash_attention", "08_two_cores_on_gpu"
 NPM = ("requirejs@2.3.7", "@jupyter-widgets/html-manager@1.0.14", "mathjax@2.7.9")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    sync_api = need("playwright.sync_api", "browser")
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("no Chromium: apt-get install chromium")
-        pytest.skip("no Chromium: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

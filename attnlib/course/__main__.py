@@ -34,7 +34,7 @@ def main(argv=None) -> int:
     try:
         command = {"run": _run, "figures": _figures, "slides": _slides, "measure": _measure}
         return command[args.command](args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
 
 

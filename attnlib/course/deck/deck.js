@@ -9,9 +9,11 @@ function fits(slide) {
 
 // As large as fits, up to a fifth more. What is too high puts results beside their
 // code; then pictures give way, down to 280 px; then everything but the heading.
-// A line that is still too wide makes its own block smaller.
+// A sentence that is too wide wraps; a table, or what is still too wide, gets smaller.
 function fit(slide) {
   const pres = [...slide.querySelectorAll("pre")];
+  for (const pre of pres.filter(isWide))
+    if (pre.textContent.trim().split("\n").length < 3) pre.style.whiteSpace = "pre-wrap";
   const zoom = z => slide.style.setProperty("--zoom", z.toFixed(2));
   slide.classList.toggle("beside", !fits(slide));
   for (let px = 480; px >= 280 && !fits(slide); px -= 20)
