@@ -111,7 +111,7 @@ def test_skipped_prose_becomes_notes_and_skipped_code_is_dropped():
 def test_words_may_be_for_the_speaker_within_a_cell():
     source = "## A\n\nOne<!-- notes -->, two<!-- /notes -->. <!-- notes -->Three."
     shown, notes = slides.arrange([cell("slide", source)])
-    assert shown.source == "## A\n\nOne. " and notes.source == ", two Three."
+    assert shown.source == "## A\n\nOne. " and notes.source == "two Three."
 
 
 def test_a_slide_without_a_heading_shows_its_sections():
@@ -206,6 +206,12 @@ def test_a_slide_has_40_words_12_lines_and_one_picture_at_most(path):
         elif c.metadata.slideshow.slide_type != "notes":
             texts += len(words(c.source))
         assert texts <= 40 and lines <= 12 and pictures <= 1, (c.source, texts, lines, pictures)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_a_mark_at_the_start_of_a_line_stands_alone(path):
+    cells = nbformat.read(path, 4).cells  # or Markdown would leave its line as it is
+    assert not [c.source for c in cells if re.search("(?m)^<!-- /?notes -->.", c.source)]
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)

@@ -6,7 +6,8 @@ template, style and script. What a deck is made of, for authors of lessons:
 - a slide is a cell of type `slide` or `subslide` and the fragments after it; where it
   has no heading, that of its section stands above it, small;
 - `notes`, prose that is skipped, and `<!-- notes -->these words<!-- /notes -->` of any
-  cell (without an end: all the rest) are what the speaker sees (key S);
+  cell (without an end: all the rest) are what the speaker sees (key S); a mark that
+  opens a paragraph has a line of its own;
 - the tag `hide-input` hides a cell's code;
 - an explorer that `needs_kernel` is a picture; the others stay live.
 """
@@ -107,7 +108,8 @@ def arrange(cells: list[NotebookNode]) -> list[NotebookNode]:
         kind, said = cell.metadata.slideshow.slide_type, ""
         if cell.cell_type == "markdown":
             source = _for_slides(cell.source)
-            cell.source, said = re.sub(NOTES, "", source), " ".join(re.findall(NOTES, source))
+            said = " ".join(part.lstrip(" ,:;") for part in re.findall(NOTES, source))
+            cell.source = re.sub(NOTES, "", source)
             heading = (re.match("#+ (.*)", cell.source) or ["", heading])[1]
         if kind in ("slide", "subslide"):
             slides.append(([], []))
