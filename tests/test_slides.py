@@ -190,7 +190,7 @@ def test_plain_nbconvert_makes_slides_too(path):
 def words(source):
     """What an audience reads: no heading, formula, code block or table."""
     source = re.sub(r"(?s)\$\$.*?\$\$|\$[^$]*\$|```.*?```|<p class=.*?</p>", " ", source)
-    return re.sub(r"(?m)^#.*$|^\|.*$|\]\([^)]*\)|<[^>]*>", " ", source).split()
+    return re.sub(r"(?m)^#.*$|^\|.*$|^- |\]\([^)]*\)|<[^>]*>", " ", source).split()
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)

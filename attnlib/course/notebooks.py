@@ -31,6 +31,7 @@ def execute(path: Path, timeout: float = 600) -> nbformat.NotebookNode:
         notebook,
         timeout=timeout,
         kernel_name="python3",
+        coalesce_streams=True,  # else where the prints of a cell part is chance
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     return notebook
