@@ -4,7 +4,7 @@ import ipywidgets as w
 import torch
 
 from attnlib.course import shapes
-from attnlib.course.figures import GREY, ML, Q, S
+from attnlib.course.figures import GREY, ML, O, Q, S
 from attnlib.course.frontier import CARDS, GIB, SLACK, Job
 from attnlib.course.widgets import FRAME, Explorer, say
 from attnlib.memory import CUBLAS_WORKSPACE
@@ -51,8 +51,8 @@ class WillItFit(Explorer):
         N, self.parts = self.N.value, {}
         for core in PEAK:
             job = Job(core, self.mode.value, self.dtype.value, **sizes)
-            rest = self.context + CUBLAS_WORKSPACE
-            self.parts[core] = job.inputs(N), job.peak(N), rest
+            results, rest = job.results(N), self.context + CUBLAS_WORKSPACE
+            self.parts[core] = job.inputs(N), results, job.peak(N) - results, rest
         self.needs = {core: sum(parts) for core, parts in self.parts.items()}
         self.fits = {core: _fits(need, self.card.value * GIB) for core, need in self.needs.items()}
         self.text = "; ".join(
@@ -68,7 +68,7 @@ class WillItFit(Explorer):
         for core, top in (("standard", 40), ("flash", 130)):
             x, need = LEFT, self.needs[core]
             yield shapes.Text(LEFT - 12, top + 30, core, "end", PEAK[core], True)
-            for part, color in zip(self.parts[core], (Q, PEAK[core], GREY)):
+            for part, color in zip(self.parts[core], (Q, O, PEAK[core], GREY)):
                 right = min(x + BAR * part / card, 840)
                 yield shapes.box(x, top, right - x, 44, color)
                 x = right
@@ -76,13 +76,16 @@ class WillItFit(Explorer):
                 yield shapes.Area([(840, top), (862, top + 22), (840, top + 44)], PEAK[core])
             words = f"{need / GIB:,.2f} GiB: {SAYS[self.fits[core]]}"
             yield shapes.Text(LEFT, top + 63, words, bold=not self.fits[core])
+        dtype = str(self.dtype.value).removeprefix("torch.")
+        job = f"N = {self.N.value:,}, {self.heads.value} heads of {self.d.value}, {dtype}"
+        yield shapes.Text(LEFT, 20, f"{job}, {self.mode.value}")
         yield shapes.box(LEFT + BAR - 1, 26, 3, 190, "black")
         yield shapes.Text(LEFT + BAR, 20, f"the card ends: {self.card.value} GiB", "middle")
         yield from self._explain()
 
     def _explain(self):
-        words = ("inputs", "peak of standard", "peak of flash", "workspace and context")
-        for x, word, color in zip((0, 95, 265, 405), words, (Q, S, ML, GREY)):
+        words = ("inputs", "results", "matrices", "tile and sums", "workspace and context")
+        for x, word, color in zip((0, 90, 180, 285, 425), words, (Q, O, S, ML, GREY)):
             yield shapes.box(LEFT + x, 228, 14, 14, color)
             yield shapes.Text(LEFT + x + 20, 241, word)
 

@@ -38,6 +38,10 @@ class Job(NamedTuple):
         """Bytes of q, k, v and, in training, of the gradient that comes back."""
         return sum(x.nbytes for x in self.tensors(N, "meta"))
 
+    def results(self, N: int) -> int:
+        """Bytes of the output and, in training, of the gradients of q, k and v."""
+        return self.inputs(N) if self.mode == "training" else self.inputs(N) // 3
+
     def peak(self, N: int) -> int:
         """Bytes at the peak of the call beyond its inputs, exactly."""
         with short_walk():
@@ -122,9 +126,9 @@ PRINTED = {
 def table_21(block: int = 128) -> list[dict]:
     """Each printed cell, the closed form that explains it, and our own bytes, in MiB.
 
-    In units of X (one N x d tensor), S (one score matrix) and v (one float32 number a
+    In units of X (one N x d tensor), S (one score matrix) and r (one float32 number a
     row), all over batch and heads: the paper's PyTorch is 4 S + 10 X; its FlashAttention
-    13 X + 2 v, up to N = 256 11 X. Ours count the inputs, as theirs do, without dropout
+    13 X + 2 r, up to N = 256 11 X. Ours count the inputs, as theirs do, without dropout
     and mask.
     """
     rows = []
@@ -132,8 +136,8 @@ def table_21(block: int = 128) -> list[dict]:
         job = Job(core, "training", torch.float16, heads=8, d=64, block=block, batch=16)
         for n, printed in enumerate(cells):
             N = 128 * 2**n
-            X, S, v = (job.batch * job.heads * N * size / MIB for size in (2 * 64, 2 * N, 4))
-            flash = 13 * X + 2 * v if N >= 512 else 11 * X
+            X, S, r = (job.batch * job.heads * N * size / MIB for size in (2 * 64, 2 * N, 4))
+            flash = 13 * X + 2 * r if N >= 512 else 11 * X
             form = 4 * S + 10 * X if core == "standard" else flash
             ours = (job.inputs(N) + job.peak(N)) / MIB
             row = {"core": core, "N": N, "printed": printed, "form": form, "ours": ours}

@@ -41,6 +41,12 @@ def ms(key: str = "ms"):
     return lambda row: _shown(row, key, lambda x: f"{x:.3g}" if x < 100 else f"{x:,.0f}")
 
 
+def heads(row: dict) -> str:
+    """How many heads of which size, such as "8 x 64"."""
+    _, heads, _, d = row["shape"]
+    return f"{heads} x {d}"
+
+
 def error(key: str = "error"):
     """A column of relative errors."""
     return lambda row: _shown(row, key, lambda x: f"{x:.1e}")
@@ -117,6 +123,7 @@ def step_table(rows: list[dict]) -> str:
     return table(
         rows,
         dtype="dtype",
+        heads=heads,
         N="N",
         mode="mode",
         core="core",

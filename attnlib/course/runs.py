@@ -468,7 +468,8 @@ def source() -> str:
     where = recording["machine"]
     return (
         f"Replayed: {where['device']}, torch {where['torch']}, "
-        f"recorded {recording['date']} by `{recording['command']}`."
+        f"recorded {recording['date']} by `{recording['command']}`"
+        f"{'; ' * ('note' in recording)}{recording.get('note', '')}."
     )
 
 
