@@ -8,10 +8,11 @@ import warnings
 
 import nbformat
 import pytest
+import torch
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from attnlib.course import notebooks, npm, slides
+from attnlib.course import notebooks, npm, slides, widgets
 from attnlib.course.__main__ import main
 
 LESSONS = [p for p in notebooks.lessons() if p.parent == notebooks.NOTEBOOKS]
@@ -172,6 +173,21 @@ def test_an_explorer_without_kernel_is_live_or_a_picture(export):
     assert "requirejs" not in still and slides.STATE not in still
     assert BeautifulSoup(still, "html.parser").img["alt"] == 'a "tree"'
     assert "Needs a kernel" in still and "image/png" in still
+
+
+def test_ready_frames_need_no_kernel_and_the_others_do():
+    q, k, v = torch.randn(4), torch.randn(8, 4), torch.randn(8, 2)
+    stepper, tree = widgets.BlockStepper(q, k, v, 4), widgets.MergeTree()
+    assert "attn-needs-kernel" not in stepper._dom_classes
+    assert "attn-needs-kernel" in tree._dom_classes
+
+
+def test_a_picture_keeps_its_words(export):
+    picture = {"image/png": "QUJD", "text/plain": 'two "curves"'}
+    code = cell("fragment", "draw()", code=True)
+    code.outputs = [new_output("display_data", picture)]
+    page = slides.export(new_notebook(cells=[cell("slide", "# A"), code]), "07_name")
+    assert BeautifulSoup(page, "html.parser").img["alt"] == 'two "curves"'
 
 
 # Lessons as slides -----------------------------------------------------------

@@ -12,7 +12,12 @@ import time
 from pathlib import Path
 from urllib.request import urlopen
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NAMES = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0")
 
 
@@ -22,8 +27,8 @@ def chromium() -> str:
         if path := shutil.which(name):
             return path
     raise FileNotFoundError(
-        f"--pdf prints through Chromium, and there is none of {', '.join(NAMES)}: install "
-        "one, for example with `apt install chromium`"
+        "--pdf prints through Chromium, and neither it nor Chrome is found: install one, "
+        "for example with `apt install chromium`"
     )
 
 
