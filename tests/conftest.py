@@ -3,10 +3,13 @@
 import os
 import shutil
 
+os.environ.setdefault("ATTNLIB_REPLAY", "1")
+# Workers share the cores: a thread that waits must not spin. Read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 from cases import need
 
-os.environ.setdefault("ATTNLIB_REPLAY", "1")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 
 
