@@ -66,6 +66,11 @@ def test_padding_never_skips():
     assert len(counts) == 1 and counts != {0}
 
 
+def test_a_full_tile_is_called_full_but_for_padding():
+    assert "4 full + 0 partial" in view_mask(Mask(8, 8), 4).describe()
+    assert "4 full (but for padding) + 0" in padded_view(8, 8, {}, 4, padded=5).describe()
+
+
 def test_queries_that_see_nothing_are_named():
     assert view_mask(Mask(6, 3, causal=True), 2).describe().endswith("queries 0-2 see nothing")
     assert name_blind([]) == "every query sees a key"

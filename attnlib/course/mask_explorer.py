@@ -70,10 +70,13 @@ class MaskView(NamedTuple):
     def describe(self) -> str:
         """All of it in a sentence."""
         (Nq, Nk), n = self.see.shape, {kind: len(getattr(self, kind)) for kind in SIGN}
-        padded = f", {int(self.padded.sum())} padded" if self.padded.any() else ""
+        padded, but = "", ""
+        if self.padded.any():
+            padded, but = f", {int(self.padded.sum())} padded", " (but for padding)"
         return (
-            f"{Nq} × {Nk}{padded}: {n['full']} full + {n['partial']} partial tiles, {n['skipped']} "
-            f"skipped, {100 * self.saved:.0f} % of the scores saved; {name_blind(self.blind)}"
+            f"{Nq} × {Nk}{padded}: {n['full']} full{but} + {n['partial']} partial tiles, "
+            f"{n['skipped']} skipped, {100 * self.saved:.0f} % of the scores saved; "
+            f"{name_blind(self.blind)}"
         )
 
 
