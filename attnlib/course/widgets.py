@@ -52,6 +52,8 @@ class Stepper(Explorer):
     length; `step` is what one frame is called.
     """
 
+    needs_kernel = False
+
     def __init__(self, frames: dict[str, list[tuple[str, str]]], step: str, picture, text):
         last = max(map(len, frames.values())) - 1
         self.play = w.Play(min=0, max=last, interval=1200, description="Play")
@@ -76,8 +78,6 @@ class Stepper(Explorer):
 
 class BlockStepper(Stepper):
     """One query's row, block by block."""
-
-    needs_kernel = False
 
     def __init__(self, q, k, v, block_size: int, labels=None):
         self.trace = steps.trace_row(q, k, v, block_size)
