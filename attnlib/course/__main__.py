@@ -1,4 +1,4 @@
-"""python -m attnlib.course {run,figures,slides,measure}: one door for every chore."""
+"""python -m attnlib.course {run,figures,slides,exercises,measure}: one door for every chore."""
 
 import argparse
 import os
@@ -11,7 +11,9 @@ def main(argv=None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
 
     run = commands.add_parser("run", help="execute notebooks and store their outputs")
-    run.add_argument("lesson", nargs="*", help="number, name or path; all for none")
+    run.add_argument(
+        "lesson", nargs="*", help="number (03, solutions/03), name or path; all for none"
+    )
 
     figures = commands.add_parser("figures", help="draw every file of figures/ again")
     figures.add_argument("--out", type=Path, help="another folder than figures/")
@@ -20,6 +22,10 @@ def main(argv=None) -> int:
     slides.add_argument("lesson", nargs="*", help="number, name or path; all for none")
     slides.add_argument("--out", type=Path, help="another folder than build/slides/")
     slides.add_argument("--pdf", action="store_true", help="print handouts through Chromium")
+
+    exercises = commands.add_parser("exercises", help="make the student copies from solutions/")
+    exercises.add_argument("--out", type=Path, help="another folder than notebooks/exercises/")
+    exercises.add_argument("--matrix", action="store_true", help="prove the checks instead")
 
     measure = commands.add_parser("measure", help="measure this machine, print ratios")
     measure.add_argument("section", nargs="*", help="only these, the rest stays as recorded")
@@ -32,8 +38,7 @@ def main(argv=None) -> int:
     )
     args = parser.parse_args(argv)
     try:
-        command = {"run": _run, "figures": _figures, "slides": _slides, "measure": _measure}
-        return command[args.command](args)
+        return COMMANDS[args.command](args)
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
@@ -42,8 +47,8 @@ def _run(args) -> int:
     from attnlib.course import notebooks
 
     os.environ["ATTNLIB_REPLAY"] = "1"  # stored outputs are the replayed ones
-    for path in notebooks.lessons(args.lesson):
-        print(path.name, flush=True)
+    for path in notebooks.every(args.lesson):
+        print(path.relative_to(notebooks.NOTEBOOKS), flush=True)
         notebooks.run(path)
     return 0
 
@@ -64,6 +69,19 @@ def _slides(args) -> int:
     return 0
 
 
+def _exercises(args) -> int:
+    from attnlib.course import exercises
+
+    if args.matrix:
+        rows = exercises.matrix()
+        print(exercises.matrix_table(rows))
+        return 0 if all(row["good"] for row in rows) else 1
+    os.environ["ATTNLIB_REPLAY"] = "1"
+    for path in exercises.generate(args.out or exercises.STUDENTS):
+        print(path.name)
+    return 0
+
+
 def _measure(args) -> int:
     from attnlib.course import report, runs
 
@@ -78,6 +96,14 @@ def _measure(args) -> int:
     print(f"\nwritten to {runs.save(recording, args.out or runs.RUNS)}")
     return 0
 
+
+COMMANDS = {
+    "run": _run,
+    "figures": _figures,
+    "slides": _slides,
+    "exercises": _exercises,
+    "measure": _measure,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

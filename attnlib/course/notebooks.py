@@ -10,18 +10,30 @@ NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 def lessons(names=()) -> list[Path]:
     """Paths of the lessons named by a number, a name or a path; all for none."""
-    everything = sorted(NOTEBOOKS.rglob("[0-9][0-9]_*.ipynb"))
-    everything = [p for p in everything if ".ipynb_checkpoints" not in p.parts]
-    if not names:
-        return everything
+    return _find(names, sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")))
+
+
+def every(names=()) -> list[Path]:
+    """The same, of exercises and their solutions too: those go by path, or by
+    folder and number as in `solutions/03`."""
+    found = NOTEBOOKS.rglob("[0-9][0-9]_*.ipynb")
+    return _find(names, sorted(p for p in found if ".ipynb_checkpoints" not in p.parts))
+
+
+def _find(names, everything: list[Path]) -> list[Path]:
     found = []
     for name in names:
         same = Path(name).resolve()
-        matches = [p for p in everything if name in (p.stem[:2], p.stem, p.name) or p == same]
+        matches = [p for p in everything if p == same or name in _names(p)]
         if not matches:
             raise ValueError(f"no lesson {name!r}; there are {[p.stem for p in everything]}")
         found += matches
-    return found
+    return found if names else everything
+
+
+def _names(path: Path) -> list[str]:
+    folder = "" if path.parent == NOTEBOOKS else f"{path.parent.name}/"
+    return [folder + name for name in (path.stem[:2], path.stem, path.name)]
 
 
 def execute(path: Path, timeout: float = 600) -> nbformat.NotebookNode:

@@ -3,17 +3,19 @@
 MIB = 2**20
 
 
-def table(rows: list[dict], **columns) -> str:
+def table(rows: list[dict], left=(), **columns) -> str:
     """Rows as aligned text; each column is a key of the rows or a function of one.
 
-    What a row lacks shows as a dash, or as its `problem` where it has one.
+    Columns are aligned to the right, those in `left` to the left. What a row
+    lacks shows as a dash, or as its `problem` where it has one.
     """
     lines = [[name.replace("_", " ") for name in columns]]
     for row in rows:
         lines.append([_cell(row, column) for column in columns.values()])
     widths = [max(map(len, column)) for column in zip(*lines)]
-    text = ["  ".join(c.rjust(w) for c, w in zip(line, widths)) for line in lines]
-    return "\n".join(text)
+    sides = [str.ljust if name in left else str.rjust for name in columns]
+    text = ["  ".join(f(c, w) for f, c, w in zip(sides, line, widths)) for line in lines]
+    return "\n".join(map(str.rstrip, text))
 
 
 def pivot(rows: list[dict], row: str, column: str, cell) -> str:
