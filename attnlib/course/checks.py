@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from attnlib.course.tasks import TASKS
@@ -37,6 +38,7 @@ from attnlib.course.tasks.base import (
     difference,
     shown,
 )
+from attnlib.memory import live_bytes
 
 SECONDS = 10.0  # for one call; right answers take a hundredth of that, if torch is awake
 PASSED, WRONG, NOT_YET, MISSING = "passed", "wrong", "not attempted yet", "not run yet"
@@ -96,6 +98,8 @@ def check(f: Callable, name: str | None = None) -> Verdict:
         answers[title] = answer = attempt(task, f, case.args)
         if answer.is_stub:
             return Verdict(name, NOT_YET, NOT_YET)
+        if task.books:
+            _wake_books()
         if answer.late:
             break
     problems = {title: _problem(task, task.all_cases()[title], a) for title, a in answers.items()}
@@ -103,6 +107,12 @@ def check(f: Callable, name: str | None = None) -> Verdict:
     if not problems:
         return Verdict(name, PASSED, f"right on {_count(task, len(answers))}")
     return _explain(task, f, answers, problems)
+
+
+@functools.cache
+def _wake_books() -> None:
+    """Have torch import what keeping books takes: seconds, once, on no learner's time."""
+    live_bytes(torch.ones, 1)
 
 
 def link(section: str) -> str:

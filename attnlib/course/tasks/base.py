@@ -12,20 +12,25 @@ the tasks of lesson NN, each with
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from attnlib.course.inputs import alice_qkv, make_qkv
-from attnlib.memory import live_bytes
 
 
-class Case(NamedTuple):
-    """Arguments, and the right answer to them."""
+class Case:
+    """Arguments, and the right answer to them: given, or an oracle's when first asked."""
 
-    args: tuple
-    expected: Any
+    def __init__(self, args: tuple, expected: Any = None, oracle: Callable | None = None):
+        self.args = args
+        self._find = (lambda: oracle(*args)) if oracle else (lambda: expected)
+
+    @cached_property
+    def expected(self):
+        return self._find()
 
 
 class Mistake(NamedTuple):
@@ -48,14 +53,25 @@ class Task:
     `parts` names the parts of an answer that is a tuple; `ask(f, *args)` gets the
     answer out of the learner's function, by default f(*args); `tolerance` is a
     relative error, by default one for each dtype; `secret` marks a task whose right
-    answer is the solution, so that no verdict may show it.
+    answer is the solution, so that no verdict may show it; `books` one that counts
+    bytes while it asks.
     """
 
     def __init__(
-        self, name, title, see, *, parts=(), ask=None, tolerance=None, secret=False, points=2
+        self,
+        name,
+        title,
+        see,
+        *,
+        parts=(),
+        ask=None,
+        tolerance=None,
+        secret=False,
+        books=False,
+        points=2,
     ):
         self.name, self.title, self.see, self.points = name, title, see, points
-        self.parts, self.tolerance, self.secret = parts, tolerance, secret
+        self.parts, self.tolerance, self.secret, self.books = parts, tolerance, secret, books
         self.ask = ask or (lambda f, *args: f(*args))
         self.lesson = ""  # its module's number
         self.is_test = False  # whether the learner's function is itself a test
@@ -135,7 +151,7 @@ def must_be_close(got: Tensor, exact: Tensor, tolerance: float = 1e-4) -> None:
 
 def cases_of(oracle: Callable, inputs: dict[str, tuple]) -> dict[str, Case]:
     """Cases whose right answers an oracle knows."""
-    return {name: Case(args, oracle(*args)) for name, args in inputs.items()}
+    return {name: Case(args, oracle=oracle) for name, args in inputs.items()}
 
 
 # Inputs --------------------------------------------------------------------
@@ -156,12 +172,6 @@ def alice_scores(head=1) -> Tensor:
     """Scaled scores (471, 471) of one head of the harsh layer."""
     q, k, _ = alice_qkv(0)
     return q[head] @ k[head].mT / 32**0.5
-
-
-def wake_books() -> None:
-    """Make torch import what keeping books of bytes needs: seconds, once, on no learner's
-    time."""
-    live_bytes(torch.ones, 1)
 
 
 # Answers -------------------------------------------------------------------

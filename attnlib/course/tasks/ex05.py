@@ -4,15 +4,7 @@ import torch
 
 from attnlib import StdAttentionCord, flash_attention, standard_attention
 from attnlib.course.inputs import alice_qkv, make_qkv
-from attnlib.course.tasks.base import (
-    INF,
-    Task,
-    cases_of,
-    gaussian,
-    must_be_close,
-    test_task,
-    wake_books,
-)
+from attnlib.course.tasks.base import INF, Task, cases_of, gaussian, must_be_close, test_task
 from attnlib.memory import forward, live_bytes, predicted_peak
 
 
@@ -203,14 +195,12 @@ def ask_rows(f, q, k, v, rows):
     return results[0], max(ROOM, round((timeline.peak - timeline.kept) / block))
 
 
-by_rows = Task("attention_by_rows", "Attention, some rows at a time", "alive",
-               parts=("o", "blocks of scores at the peak"), ask=ask_rows, points=3)  # fmt: skip
+by_rows = Task("attention_by_rows", "Attention, some rows at a time", "alive", ask=ask_rows,
+               parts=("o", "blocks of scores at the peak"), books=True, points=3)  # fmt: skip
 
 
 @by_rows.cases
 def _():
-    wake_books()
-
     def oracle(q, k, v, rows):
         return exact_attention(q, k, v), ROOM
 

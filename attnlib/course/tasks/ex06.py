@@ -6,7 +6,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from attnlib import SoftmaxState, attention_oracle, flash_attention, standard_attention
-from attnlib.course.tasks.base import BadAnswer, Case, Task, cases_of, gaussian, wake_books
+from attnlib.course.tasks.base import BadAnswer, Case, Task, cases_of, gaussian
 from attnlib.memory import forward_backward, live_bytes
 from attnlib.softmax import finite
 
@@ -308,13 +308,11 @@ def ask_training(f, q, k, v, do, block_size):
 
 train = Task("trainable_attention", "Find and fix: the peak that did not fall", "training",
              parts=("o", "dq", "dk", "dv", "growth of the peak when N doubles"),
-             ask=ask_training, points=3)  # fmt: skip
+             ask=ask_training, books=True, points=3)  # fmt: skip
 
 
 @train.cases
 def _():
-    wake_books()
-
     def oracle(q, k, v, do, block_size):
         qkv = [x.double().requires_grad_() for x in (q, k, v)]
         o = standard_attention(*qkv)

@@ -13,7 +13,6 @@ from attnlib.course.tasks.base import (
     gaussian,
     must_be_close,
     test_task,
-    wake_books,
 )
 from attnlib.masks import tile_rows, visible
 from attnlib.memory import live_bytes
@@ -410,13 +409,11 @@ def ask_sinks(f, core, q, k, v, sinks, window):
 
 
 sinks = Task("sink_attention", "A mask that the core does not know", "tiles", ask=ask_sinks,
-             points=3)  # fmt: skip
+             books=True, points=3)  # fmt: skip
 
 
 @sinks.cases
 def _():
-    wake_books()
-
     def oracle(core, q, k, v, sinks, window):
         N = len(q)
         see = visible(N, N, window=window)
