@@ -294,7 +294,7 @@ def test_the_tile_walk_steps_under_every_mask(chromium, lab):
 def test_the_mask_explorer_follows_its_sliders(chromium, lab):
     def said(Nq, padded=3):
         key_mask = torch.arange(16) < 16 - padded
-        return view_mask(Mask(Nq, 16, True, 4, key_mask), 4).describe()
+        return view_mask(Mask(Nq, 16, True, 4, key_mask), 1).describe()
 
     page = run_lesson(chromium, lab, MASKS, frame(said(16)))
     come_to(page, ".widget-hslider:has-text('queries Nq')")

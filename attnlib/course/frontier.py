@@ -5,6 +5,7 @@ of a job on each of a few cards; `table_21` puts our bytes beside a paper's.
 """
 
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from typing import NamedTuple
 from unittest import mock
@@ -44,8 +45,7 @@ class Job(NamedTuple):
 
     def peak(self, N: int) -> int:
         """Bytes at the peak of the call beyond its inputs, exactly."""
-        with short_walk():
-            return predicted_peak(self.run, *self.tensors(N, "meta"))
+        return _peak(self, N)
 
     def tensors(self, N: int, device) -> tuple[torch.Tensor, ...]:
         """q, k, v and, in training, do: all (batch, heads, N, d)."""
@@ -73,6 +73,12 @@ class Job(NamedTuple):
     def step(self) -> int:
         """How finely `largest` looks: to 1024 tokens, or to 16384 where N is huge."""
         return 1024 if self.core == "standard" else 16384
+
+
+@cache
+def _peak(job: Job, N: int) -> int:
+    with short_walk():
+        return predicted_peak(job.run, *job.tensors(N, "meta"))
 
 
 @contextmanager
