@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-CUBLAS_WORKSPACE = 32 * 2**20  # stays allocated after the first product on Hopper
+MIB, GIB = 2**20, 2**30
+CUBLAS_WORKSPACE = 32 * MIB  # stays allocated after the first product on Hopper
 # Kernels that take a temporary of their result's size on CUDA (grad * output).
 CUDA_SCRATCH = {"_softmax_backward_data"}
 

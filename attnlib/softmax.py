@@ -17,6 +17,7 @@ cores therefore keep theirs in float32.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -195,3 +196,35 @@ def finite(m: Tensor) -> Tensor:
 def divide(o: Tensor, l: Tensor) -> Tensor:
     """o / l, and 0 where l is 0: a row that saw no key has o = 0, and answer 0."""
     return o / l.masked_fill(l == 0, 1)
+
+
+def fold_tree(tree, leaves: list[SoftmaxState]) -> SoftmaxState:
+    """The state of a bracketing, by `merge` at every node."""
+    if isinstance(tree, int):
+        return leaves[tree]
+    left, right = tree
+    return fold_tree(left, leaves).merge(fold_tree(right, leaves))
+
+
+def bracketing(kind: str, n: int = 8, seed: int = 0):
+    """Nested pairs over 0..n-1: "left fold", "right fold", "balanced" or "shuffled"."""
+    parts = list(range(n))
+    rng = np.random.default_rng(seed)
+    if kind == "shuffled":
+        rng.shuffle(parts)
+        parts = [int(i) for i in parts]
+    while len(parts) > 1:
+        last = len(parts) - 2
+        if kind == "balanced":
+            parts = [(a, b) for a, b in zip(parts[::2], parts[1::2])] + parts[len(parts) & ~1 :]
+            continue
+        i = {"left fold": 0, "right fold": last}.get(kind, int(rng.integers(last + 1)))
+        parts[i : i + 2] = [(parts[i], parts[i + 1])]
+    return parts[0]
+
+
+def relative_error(got: Tensor, exact: Tensor) -> float:
+    """Norm of the difference over the norm of `exact`, in float64; the norm of `got`
+    alone where `exact` is zero."""
+    got, exact = got.double(), exact.double()
+    return ((got - exact).norm() / (exact.norm() or 1)).item()

@@ -5,7 +5,7 @@ def start() -> None:
     """A lesson's first call: fixed seed, two threads, the course's look."""
     import torch
 
-    from attnlib.course.figures import use_style
+    from attnlib.course.draw.style import use_style
 
     torch.manual_seed(0)
     torch.set_num_threads(2)

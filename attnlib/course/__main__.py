@@ -44,7 +44,7 @@ def main(argv=None) -> int:
 
 
 def _run(args) -> int:
-    from attnlib.course import notebooks
+    from attnlib.course.publish import notebooks
 
     os.environ["ATTNLIB_REPLAY"] = "1"  # stored outputs are the replayed ones
     for path in notebooks.every(args.lesson):
@@ -54,7 +54,7 @@ def _run(args) -> int:
 
 
 def _figures(args) -> int:
-    from attnlib.course import figures
+    from attnlib.course.publish import figures
 
     for path in figures.draw_all(args.out or figures.FIGURES):
         print(path.name)
@@ -62,7 +62,7 @@ def _figures(args) -> int:
 
 
 def _slides(args) -> int:
-    from attnlib.course import slides
+    from attnlib.course.publish import slides
 
     for path in slides.build(args.lesson, args.out or slides.OUT, args.pdf):
         print(path, flush=True)
@@ -70,30 +70,31 @@ def _slides(args) -> int:
 
 
 def _exercises(args) -> int:
-    from attnlib.course import exercises
+    from attnlib.course.exercises import students
 
     if args.matrix:
-        rows = exercises.matrix()
-        print(exercises.matrix_table(rows))
+        rows = students.matrix()
+        print(students.matrix_table(rows))
         return 0 if all(row["good"] for row in rows) else 1
     os.environ["ATTNLIB_REPLAY"] = "1"
-    for path in exercises.generate(args.out or exercises.STUDENTS):
+    for path in students.generate(args.out or students.STUDENTS):
         print(path.name)
     return 0
 
 
 def _measure(args) -> int:
-    from attnlib.course import report, runs
+    from attnlib.course.measure import judge, recordings, report
+    from attnlib.course.measure.sections import SECTIONS
 
-    if unknown := set(args.section) - set(runs.SECTIONS):
-        raise ValueError(f"no section {', '.join(unknown)}; there are {', '.join(runs.SECTIONS)}")
+    if unknown := set(args.section) - set(SECTIONS):
+        raise ValueError(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
     if args.kernel:
-        runs.load_kernel(args.kernel)  # a wrong name is better known now
-    recording = runs.record(args.kernel, args.section)
+        judge.load_kernel(args.kernel)  # a wrong name is better known now
+    recording = recordings.record(args.kernel, args.section)
     print(report.summary(recording))
     if args.kernel:
         return 0  # a comparison, not a recording of the course
-    print(f"\nwritten to {runs.save(recording, args.out or runs.RUNS)}")
+    print(f"\nwritten to {recordings.save(recording, args.out or recordings.RUNS)}")
     return 0
 
 

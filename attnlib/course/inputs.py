@@ -39,6 +39,22 @@ def alice_tokens() -> list[str]:
     return _alice()["tokens"].tolist()
 
 
+def example_scores(name: str, layer=0, head=0, token=0) -> Tensor:
+    """Scores (M,) to explore: "Alice", "Gaussian", "ramp up", "ramp down", "one spike"."""
+    if name == "Alice":
+        q, k, _ = alice_qkv(layer)
+        return k[head] @ q[head, token] * k.shape[-1] ** -0.5
+    x = torch.linspace(-4, 4, 96)
+    noise = torch.randn(96, generator=torch.Generator().manual_seed(1))
+    made = {"Gaussian": 2 * noise, "ramp up": x, "ramp down": -x, "one spike": 0.3 * noise}
+    if name not in made:
+        raise ValueError(f"name must be 'Alice' or one of {list(made)}, got {name!r}")
+    s = made[name]
+    if name == "one spike":
+        s[61] = 6.0
+    return s
+
+
 @cache
 def _alice() -> dict[str, np.ndarray]:
     with np.load(ALICE) as stored:

@@ -1,0 +1,1 @@
+"""Data in, picture out: nothing here computes, measures, or knows a widget."""

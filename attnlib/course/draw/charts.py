@@ -1,0 +1,324 @@
+"""Charts of rows, timelines and weights: data in, picture out."""
+
+from collections import Counter, defaultdict
+from math import ceil, floor, log10
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from attnlib.course.draw.style import GREY, LABEL, LETTERS, STYLE, Q, S
+from attnlib.memory import MIB, Timeline
+
+
+def draw_peak_memory(rows: list[dict], ax=None):
+    """Peak memory over N, a curve a core; rows of one dtype and mode.
+
+    A peak that is predicted but did not fit is a cross at its height.
+    """
+    ax = ax or _subplots()[1]
+    ends = {}
+    for core, curve in _by_core(rows):
+        fitted = [(r["N"], r["measured"] / 2**20) for r in curve if r.get("measured")]
+        ax.plot(*zip(*fitted), **STYLE[core])
+        ends[core] = fitted[-1]
+        lost = [r for r in curve if r.get("problem") == "out of memory" and r["predicted"]]
+        if lost:
+            ends[core] = (lost[0]["N"], lost[0]["predicted"] / 2**20)
+            color = STYLE[core]["color"]
+            ax.plot(*zip(fitted[-1], ends[core]), color=color, linestyle=":")
+            ax.plot(*ends[core], color=color, marker="x", markersize=11, markeredgewidth=3)
+            _note(ax, "out of memory", ends[core], (-14, 0), ha="right")
+    ax.set(xscale="log", yscale="log", xlabel="sequence length N", ylabel="peak memory, MiB")
+    _token_axis(ax, rows)
+    _label_ends(ax, ends)
+    return ax
+
+
+def draw_time(rows: list[dict], ax=None):
+    """Time over N, a curve a core; rows of one dtype and mode."""
+    ax = ax or _subplots()[1]
+    ends = {}
+    for core, curve in _by_core(rows):
+        points = [(r["N"], r["ms"]) for r in curve if r.get("ms")]
+        ax.plot(*zip(*points), **STYLE[core])
+        ends[core] = points[-1]
+    ax.set(xscale="log", yscale="log", xlabel="sequence length N", ylabel="time, ms")
+    _token_axis(ax, rows)
+    _label_ends(ax, ends)
+    return ax
+
+
+def draw_block_sizes(rows: list[dict], axes=None):
+    """Time, and peak memory, of the flash core over its block size, at one N."""
+    if axes is None:
+        axes = _subplots(1, 2)[1]
+    flash = [(int(r["core"].split()[1]), r) for r in rows if r["core"].startswith("flash")]
+    peers = [r for r in rows if not r["core"].startswith("flash")]
+    for ax, key, unit, scale in (
+        (axes[0], "ms", "time, ms", 1),
+        (axes[1], "measured", "peak memory, MiB", 2**20),
+    ):
+        points = [(block, r[key] / scale) for block, r in flash if r.get(key)]
+        ax.plot(*zip(*points), **STYLE["flash"])
+        ends = {"flash": points[-1]}
+        for r in peers:
+            if r.get(key):
+                core = r["core"].split()[0]
+                ax.axhline(r[key] / scale, **{**STYLE[core], "marker": None})
+                ends[core] = (points[-1][0], r[key] / scale)
+        ax.set(xscale="log", yscale="log", xlabel="block size", ylabel=unit)
+        ax.set_xticks([b for b, _ in points[::2]], [str(b) for b, _ in points[::2]])
+        ax.minorticks_off()
+        ax.set_xlim(right=points[-1][0] * 80)  # room for the labels
+        _label_ends(ax, ends, {core: core for core in STYLE})
+    return axes
+
+
+def draw_cost_of_masks(ms: dict[tuple[str, str], float], tiles: dict[str, float]) -> Figure:
+    """Each core's time by (core, mask), over its time under the first mask, which is none.
+
+    tiles has the share of tiles that each mask leaves.
+    """
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    masks, ends = list(tiles), [0.0]
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    for ax, core, said in zip(axes, ("standard", "flash"), ("hiding costs", "hiding saves")):
+        shares = [ms[core, mask] / ms[core, masks[0]] for mask in masks]
+        ax.barh(masks, shares, height=0.6, color=STYLE[core]["color"])
+        for y, share in enumerate(shares):
+            ends.append(share if core == "standard" else max(share, tiles[masks[y]]))
+            _note(ax, f"{share:.2f}", (ends[-1], y), (12, 0))
+        ax.axvline(1, color=GREY, linewidth=0.8, linestyle=":")
+        ax.set(title=f"{LABEL[core]}: {said}", ylim=(2.7, -0.5), xticks=(0, 0.5, 1, 1.5))
+        ax.grid(False)
+    axes[1].plot(tiles.values(), range(len(tiles)), "D", color="black", mec="white", markersize=9)
+    _note(axes[1], "◆ share of tiles computed", (0.02, 2.5), (0, 0))
+    axes[0].set_xlim(0, 1.25 * max(ends))
+    figure.supxlabel("time; without a mask it is 1", fontsize=12)
+    return figure
+
+
+def draw_sorted_weights(weights: dict[str, Tensor], title: str) -> Figure:
+    """Softmax weights (N,) of one query, the largest first, a curve a name."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    ax = figure.subplots()
+    for (name, p), line in zip(weights.items(), ("-", "--", ":")):
+        p, N = p.sort(descending=True).values, len(p)
+        color = LETTERS["p"] if line == "-" else GREY
+        ax.plot(range(1, N + 1), p, line, color=color, linewidth=2.5)
+        end = int((p > 3e-5).sum())
+        _note(ax, name, (end, p[end - 1].item()), (8, 0), color=color)
+    ax.axhline(1 / N, color=GREY, linewidth=0.8)
+    _note(ax, f"1/{N}: all keys alike", (2, 1 / N), (0, -12))
+    ax.set(xscale="log", yscale="log", ylim=(2e-5, 2), xlim=(0.9, 3 * N), title=title)
+    ax.set(xlabel="key, by the rank of its weight", ylabel="weight")
+    ticks = [x for x in (1, 10, 100, 1000) if x < N] + [N]
+    ax.set_xticks(ticks, [str(x) for x in ticks])
+    return figure
+
+
+def draw_errors(rows: list[dict], axes=None):
+    """Error of both cores against float64: a panel a dtype, a line an input."""
+    dtypes = list(dict.fromkeys(r["dtype"] for r in rows))
+    inputs = list(dict.fromkeys(r["input"] for r in rows))
+    if axes is None:
+        axes = _subplots(1, len(dtypes), sharey=True)[1]
+    for ax, dtype in zip(axes, dtypes):
+        panel = [r for r in rows if r["dtype"] == dtype and r.get("error")]
+        for core, curve in _by_core(panel):
+            points = [(r["error"], inputs.index(r["input"])) for r in curve]
+            style = {**STYLE[core], "linestyle": ""}
+            size = 13 if core == "standard" else 8  # the largest is drawn first
+            ax.plot(*zip(*points), label=LABEL[core], markersize=size, alpha=0.85, **style)
+        low, high = (f(r["error"] for r in panel) for f in (min, max))
+        ax.set(xscale="log", title=dtype, ylim=(len(inputs) - 0.5, -0.5))
+        ax.set_xlim(10 ** floor(log10(low)), 10 ** ceil(log10(high)))
+        ax.set_yticks(range(len(inputs)), inputs)
+        ax.minorticks_off()
+    axes[len(dtypes) // 2].set_xlabel("relative error against float64")
+    handles = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(*handles, loc="outside upper center", ncols=4, frameon=False)
+    return axes
+
+
+def draw_timelines(timelines: dict[str, Timeline], names: dict, axes=None):
+    """Bytes alive in the course of a call: a panel a call, all at one scale.
+
+    `names` maps the start of an event's name ("bmm (8, 512, 512)") to the band that
+    its tensors join or, where they should be told apart, to a tuple of bands in the
+    order of their births. A band takes the colour of its letter, hatched for a
+    gradient ("dp"). The rest is grey.
+    """
+    if axes is None:
+        axes = _subplots(1, len(timelines), sharey=True, squeeze=False)[1][0]
+    highest = max(timeline.peak for timeline in timelines.values()) / MIB
+    for ax, (title, timeline) in zip(axes, timelines.items()):
+        bands = _bands(timeline, names)
+        colors = [LETTERS.get(name.removeprefix("d")[:1], GREY) for name in bands]
+        steps, edges = range(len(timeline.events) + 1), {"edgecolor": "white", "linewidth": 0.8}
+        areas = ax.stackplot(steps, *bands.values(), colors=colors, step="post", **edges)
+        peak = timeline.peak / MIB
+        ax.hlines(peak, 0, steps[-1], "black", ":", linewidth=1)
+        _note(ax, f"peak {peak:,.1f} MiB", (steps[-1] / 2, peak), (0, 9), ha="center")
+        bottom = np.zeros(len(steps))
+        for (name, height), color, area in zip(bands.items(), colors, areas):
+            area.set_hatch("//" if name.startswith("d") else None)
+            x = _middle(bottom, height)
+            if height[int(x)] > highest / 20:
+                y = bottom[int(x)] + height[int(x)] / 2
+                style = {"ha": "center", "va": "center", "size": 11, "weight": "bold"}
+                style["color"] = "white" if color in (Q, LETTERS["p"], GREY) else "black"
+                if name.startswith("d"):  # keep the hatching off its letters
+                    style["bbox"] = {"facecolor": color, "edgecolor": "none", "pad": 0.5}
+                ax.text(x, y, name, **style)
+            bottom += height
+        ax.set(title=title, xticks=[])
+        ax.set(xlim=(0, steps[-1]), ylim=(0, 1.15 * highest))
+    axes[0].set_ylabel("alive, MiB")
+    axes[0].figure.supxlabel("births and deaths of tensors, in order", fontsize=12)
+    return axes
+
+
+def draw_weights(rows: dict[str, Tensor], words: list[str], query: int, top: int = 5, axes=None):
+    """The heaviest weights of one query's rows (M,), a panel a row: a bar a key, named
+    by its word and its distance from the query."""
+    if axes is None:
+        axes = _subplots(1, len(rows), sharex=True, squeeze=False)[1][0]
+    for ax, (title, row) in zip(axes, rows.items()):
+        weights, keys = (x.tolist() for x in row.topk(top))
+        ax.barh(range(top), weights, color=LETTERS["p"])
+        places = [f"{key - query:+d}" if key != query else "itself" for key in keys]
+        names = [f"{words[key]}  {place}" for key, place in zip(keys, places)]
+        ax.set_yticks(range(top), [name.replace("-", "−") for name in names])
+        ax.set(title=title, ylim=(top - 0.5, -0.5), xlim=(0, 1), xticks=(0, 0.5, 1))
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="y", visible=False)
+    axes[0].figure.supxlabel("weight", fontsize=12)
+    return axes
+
+
+def draw_weight_maps(maps: dict[str, Tensor], words: list[str], axes=None):
+    """Square pieces (n, n) of weight matrices, a panel and a scale each: queries down,
+    keys across."""
+    if axes is None:
+        axes = _subplots(1, len(maps), sharey=True, squeeze=False)[1][0]
+    for ax, (title, weights) in zip(axes, maps.items()):
+        image = ax.imshow(weights, cmap="cividis", vmin=0)
+        ax.set_xticks(range(len(words)), words, rotation=90, fontsize=11)
+        ax.set_yticks(range(len(words)), words, fontsize=11)
+        ax.set_title(title)
+        ax.grid(visible=False)
+        ax.tick_params(length=0)
+        ax.figure.colorbar(image, ax=ax, shrink=0.8, ticks=MaxNLocator(3))
+    return axes
+
+
+def draw_shares(values: dict[str, Tensor], ax=None):
+    """Histograms over 0..1 of two sets of rows: the first filled, the second hatched."""
+    ax = ax or _subplots()[1]
+    looks = ({"color": S}, {"facecolor": "none", "edgecolor": "black", "hatch": "///"})
+    for (name, x), look in zip(values.items(), looks):
+        ax.hist(x, bins=40, range=(0, 1), histtype="stepfilled", label=name, **look)
+    ax.set(xlim=(0, 1), xlabel="largest weight of a row", ylabel="rows")
+    ax.legend(frameon=False)
+    return ax
+
+
+def draw_growth(laws: dict[str, list], measured: list, cards: dict[str, int], ax=None):
+    """Bytes over N: curves of (N, bytes), measured points, cards as horizontal lines.
+
+    A triangle on the first curve shows its slope on these axes.
+    """
+    ax = ax or _subplots()[1]
+    for (name, curve), line in zip(laws.items(), ("-", "--", ":")):
+        ax.plot(*zip(*curve), color=S, linestyle=line)
+        _note(ax, name, curve[-1], (8, 0), color=LETTERS["p"])
+    ax.plot(*zip(*measured), color=S, linestyle="", marker="s")
+    _note(ax, "measured", measured[len(measured) // 4], (-8, 8), ha="right", color=LETTERS["p"])
+    for name, size in cards.items():
+        ax.axhline(size, color=GREY, linestyle="--", linewidth=1)
+        _note(ax, name, (0, size), (6, 9), xycoords=("axes fraction", "data"), color=GREY)
+    (N, low), (twice, high) = next(iter(laws.values()))[2:4]
+    ax.plot((N, twice, twice), (low, low, high), color="black", linewidth=1)
+    _note(ax, f"× {twice / N:.2g}", ((N * twice) ** 0.5, low), (0, -10), ha="center")
+    _note(ax, f"× {high / low:.2g}", (twice, (low * high) ** 0.5), (5, 0))
+    ax.set(xscale="log", yscale="log", xlabel="sequence length N", ylabel="peak memory")
+    powers = range(24, 40, 4)
+    ax.set_yticks([2**n for n in powers], ["16 MiB", "256 MiB", "4 GiB", "64 GiB"])
+    _token_axis(ax, [{"N": N} for N, _ in next(iter(laws.values()))])
+    return ax
+
+
+def draw_race(rows: dict[str, dict], ax=None):
+    """The ms of a `contest`, a bar a contestant; its name's first word gives the colour."""
+    ax = ax or plt.subplots(figsize=(8, 3), layout="constrained")[1]
+    ms = {name: row["ms"] for name, row in rows.items()}
+    colors = [STYLE[name.split(",")[0].split()[0]]["color"] for name in ms]
+    ax.bar_label(ax.barh(list(ms), list(ms.values()), color=colors), fmt="%.0f ms", padding=4)
+    ax.set(xlim=(0, 1.15 * max(ms.values())), xlabel="time, ms: median of several, in turns")
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def _bands(timeline: Timeline, names: dict) -> dict[str, np.ndarray]:
+    """MiB alive after each event, by the band that the tensor's name belongs to."""
+    bands, born, alive = {}, Counter(), defaultdict(list)
+    for n, event in enumerate(timeline.events):
+        start = next((start for start in names if event.name.startswith(start)), None)
+        name = names.get(start, "rest")
+        if not isinstance(name, str):  # one band each; of several alive the youngest dies first
+            if event.size > 0:
+                alive[start].append(name[born[start]])
+                born[start] += 1
+            name = alive[start][-1] if event.size > 0 else alive[start].pop()
+        bands.setdefault(name, np.zeros(len(timeline.events) + 1))[n:] += event.size / MIB
+    return bands
+
+
+def _middle(bottom: np.ndarray, height: np.ndarray) -> float:
+    """Where a band has its label: the middle of the longest stretch at its full
+    height on one level."""
+    full = np.flatnonzero(np.isclose(height, height.max()))
+    full = full[full < len(height) - 1]  # the last entry ends the picture
+    breaks = (np.diff(full) > 1) | (np.diff(bottom[full]) != 0)
+    stretch = max(np.split(full, np.flatnonzero(breaks) + 1), key=len)
+    return (stretch[0] + stretch[-1] + 1) / 2
+
+
+def _subplots(*shape, **options):
+    return plt.subplots(*shape, figsize=(8, 3.5), layout="constrained", **options)
+
+
+def _by_core(rows):
+    for core in STYLE:
+        curve = [r for r in rows if r["core"].split()[0] == core]
+        if any(r.get("measured") or r.get("ms") or r.get("error") for r in curve):
+            yield core, curve
+
+
+def _label_ends(ax, ends: dict, names=LABEL) -> None:
+    """Each core's name at the end of its curve, pushed apart where ends meet."""
+    ax.figure.draw_without_rendering()  # positions are known from here on
+    heights = {core: ax.transData.transform(end)[1] for core, end in ends.items()}
+    above, gap = -1e9, 17 * ax.figure.dpi / 72
+    for core in sorted(ends, key=heights.get):
+        above = max(heights[core], above + gap)
+        points = (above - heights[core]) * 72 / ax.figure.dpi
+        _note(ax, names[core], ends[core], (10, points), color=STYLE[core]["color"])
+
+
+def _note(ax, text, xy, offset, **style) -> None:
+    style = {"va": "center", "annotation_clip": False} | style
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+    ax.annotate(text, xy, offset, textcoords="offset points", bbox=box, **style)
+
+
+def _token_axis(ax, rows):
+    Ns = sorted({r["N"] for r in rows})
+    ax.set_xticks(Ns, [f"{N // 1024}k" for N in Ns])
+    ax.minorticks_off()
+    ax.set_xlim(right=Ns[-1] * 4.5)  # room for the labels on the curves

@@ -1,0 +1,470 @@
+"""Exercises of lesson 03: one fold, many bracketings."""
+
+import math
+from functools import reduce
+
+import torch
+
+from attnlib import SoftmaxState
+from attnlib.course.exercises.task import INF, BadAnswer, Case, Task, gaussian, pencil
+from attnlib.softmax import finite, rescale_factor
+
+LN_2 = math.log(2)
+
+
+def attend(s, v):
+    """softmax(s) v (N, D) and the log of the sum (N,), in float64; 0 and -inf of nothing."""
+    s, v = s.double(), v.double()
+    return torch.softmax(s, -1).nan_to_num(0.0) @ v, torch.logsumexp(s, -1)
+
+
+def answered(s, v, dtype=torch.float32):
+    return tuple(x.to(dtype) for x in attend(s, v))
+
+
+def finalised(state, like):
+    """(o / l, lse) of what should be a state with the shapes of `like`."""
+    if not isinstance(state, tuple) or len(state) != 3:
+        raise BadAnswer(
+            f"The answer is a {type(state).__name__}; a state is SoftmaxState(m, l, o)."
+        )
+    for name, x, y in zip("mlo", state, like):
+        if not isinstance(x, torch.Tensor) or x.shape != y.shape:
+            got = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
+            raise BadAnswer(f"The state's {name} is {got}, expected shape {tuple(y.shape)}.")
+    return SoftmaxState(*state).finalise()
+
+
+# 1. Write ------------------------------------------------------------------
+
+merge = Task(
+    "merge",
+    "Write merge",
+    "merge",
+    parts=("o / l", "lse"),
+    ask=lambda f, a, b: finalised(f(a, b), a),
+)
+
+
+def score_pairs() -> dict[str, tuple]:
+    """What hurts: two blocks of scores (N, M1) and (N, M2)."""
+    s1, s2 = gaussian(3, 4), gaussian(3, 5, seed=1)
+    hidden = torch.full((3, 4), -INF)
+    partly = s2.clone()
+    partly[1] = -INF
+    return {
+        "ln 1, ln 2 and ln 4, ln 1": (pencil(1, 2)[None], pencil(4, 1)[None]),
+        "the first holds the maximum": (s1 + 5, s2),
+        "the second holds the maximum": (s1, s2 + 5),
+        "scores around −500": (s1 - 500, s2 - 500),
+        "the second is 300 higher": (s1, s2 + 300),
+        "logits × 20": (20 * s1, 20 * s2),
+        "the first has seen nothing": (hidden, s2),
+        "the second has seen nothing": (s2, hidden),
+        "both have seen nothing in a row": (hidden, partly),
+    }
+
+
+def values(s, seed=7):
+    return gaussian(s.shape[-1], 2, seed=seed)
+
+
+@merge.cases
+def _():
+    cases = {}
+    for name, (s1, s2) in score_pairs().items():
+        v1, v2 = values(s1), values(s2, 8)
+        states = SoftmaxState.of(s1, v1), SoftmaxState.of(s2, v2)
+        cases[name] = Case(states, answered(torch.cat((s1, s2), -1), torch.cat((v1, v2))))
+    a, b = cases["the second holds the maximum"].args
+    stale = a.rebase(a.m - 3), b.rebase(b.m + 2)
+    cases["references that are not maxima"] = Case(
+        stale, cases["the second holds the maximum"].expected
+    )
+    return cases
+
+
+def merged(a, b, l=True, o=True, m=torch.maximum, factor=rescale_factor):
+    """Merge, or merge with one thing wrong: what is rescaled, to which m, by what."""
+    m = m(a.m, b.m)
+    fa, fb = factor(a.m, m), factor(b.m, m)
+    total = fa * a.l + fb * b.l if l else a.l + b.l
+    return SoftmaxState(m, total, fa * a.o + fb * b.o if o else a.o + b.o)
+
+
+@merge.mistake("M16", "l is not rescaled: two sums in different units are added", "factor")
+def merge_l_unscaled(a, b):
+    return merged(a, b, l=False)
+
+
+@merge.mistake("M16", "o is not rescaled: only l is brought to the larger m", "values")
+def merge_o_unscaled(a, b):
+    return merged(a, b, o=False)
+
+
+@merge.mistake("M16", "neither l nor o is rescaled to the larger m", "factor")
+def merge_unscaled(a, b):
+    return merged(a, b, l=False, o=False)
+
+
+@merge.mistake("M2", "-inf is subtracted from -inf where neither has seen a key", "order")
+def merge_nan(a, b):
+    return merged(a, b, factor=lambda old, new: torch.exp(old - new))
+
+
+@merge.mistake("", "the smaller m is taken: the other block's factor is above 1, and overflows")
+def merge_smaller(a, b):
+    return merged(a, b, m=torch.minimum, factor=lambda old, new: torch.exp(old - finite(new)))
+
+
+@merge.mistake("", "the factor is inverted, e^(m − m1) for e^(m1 − m)", "factor")
+def merge_inverted(a, b):
+    return merged(a, b, factor=lambda old, new: torch.exp(finite(new) - finite(old)))
+
+
+@merge.mistake("M17", "o is divided by l already; the state keeps sums, finalise divides", "values")
+def merge_divided(a, b):
+    state = merged(a, b)
+    return state._replace(o=state.o / state.l.clamp(min=1e-30))
+
+
+@merge.mistake("", "only the first block is rescaled, as if the second always held the maximum")
+def merge_first_only(a, b):
+    m = torch.maximum(a.m, b.m)
+    fa = rescale_factor(a.m, m)
+    return SoftmaxState(m, fa * a.l + b.l, fa * a.o + b.o)
+
+
+@merge.right("attnlib's own")
+def merge_own(a, b):
+    return a.merge(b)
+
+
+@merge.right("M3: a lagging m, replaced only when it is 8 behind")
+def merge_lagging(a, b):
+    return a.lazy_merge(b, 8)
+
+
+@merge.right("M3: the log of the sum as reference")
+def merge_by_lse(a, b):
+    return merged(a, b, m=lambda m1, m2: torch.logaddexp(m1 + a.l.log(), m2 + b.l.log()))
+
+
+@merge.right("in float64, the second first")
+def merge_in_float64(a, b):
+    state = merged(*(SoftmaxState(*(x.double() for x in s)) for s in (b, a)))
+    return tuple(x.float() for x in state)
+
+
+# 2. Write ------------------------------------------------------------------
+
+
+class Counted:
+    """A state that knows how many merges, one inside the other, made it."""
+
+    def __init__(self, state, rounds=0):
+        self.state, self.rounds = state, rounds
+
+    def merge(self, other):
+        rounds = max(self.rounds, other.rounds) + 1
+        return Counted(self.state.merge(other.state), rounds)
+
+
+def fold_counted(fold, states):
+    root = fold([Counted(s) for s in states], Counted.merge)
+    if not isinstance(root, Counted):
+        raise BadAnswer(f"The answer is a {type(root).__name__}, expected one state: the root.")
+    fewest = math.ceil(math.log2(len(states)))
+    return *root.state.finalise(), max(root.rounds, fewest)
+
+
+tree = Task("fold_tree", "Fold over a tree", "tree", parts=("o / l", "lse", "rounds"),
+            ask=fold_counted)  # fmt: skip
+
+
+@tree.cases
+def _():
+    cases = {}
+    for n in (2, 1, 4, 3, 7, 8, 13):
+        s, v = 3 * gaussian(2, 3 * n, seed=n), gaussian(3 * n, 2, seed=n + 1)
+        states = [SoftmaxState.of(*block) for block in zip(s.split(3, -1), v.split(3))]
+        expected = *answered(s, v), math.ceil(math.log2(n))
+        cases[f"{n} state{'s' if n > 1 else ''}"] = Case((states,), expected)
+    return cases
+
+
+@tree.mistake("", "one state is merged after the other: right, and n − 1 rounds deep")
+def fold_left(states, merge):
+    return reduce(merge, states)
+
+
+@tree.mistake("", "zip drops the last one of an odd number of states")
+def fold_dropping(states, merge):
+    while len(states) > 1:
+        states = [merge(a, b) for a, b in zip(states[::2], states[1::2])]
+    return states[0]
+
+
+@tree.mistake("", "a state without a neighbour is merged with itself, and counts twice")
+def fold_doubling(states, merge):
+    while len(states) > 1:
+        states = states + states[-1:] if len(states) % 2 else states
+        states = [merge(a, b) for a, b in zip(states[::2], states[1::2])]
+    return states[0]
+
+
+@tree.mistake("", "only one round is made")
+def fold_once(states, merge):
+    return merge(states[0], states[1]) if len(states) > 1 else states[0]
+
+
+@tree.mistake("", "a state left over is merged at the very end instead of going up with the "
+              "others; each adds a round")  # fmt: skip
+def fold_leftovers_last(states, merge):
+    left_over = []
+    while len(states) > 1:
+        left_over += states[-1:] if len(states) % 2 else []
+        states = [merge(a, b) for a, b in zip(states[::2], states[1::2])]
+    return reduce(merge, [*states, *left_over])
+
+
+@tree.right("neighbours, the odd one goes up")
+def fold_neighbours(states, merge):
+    while len(states) > 1:
+        pairs = [merge(a, b) for a, b in zip(states[::2], states[1::2])]
+        states = pairs + states[len(states) & ~1 :]
+    return states[0]
+
+
+@tree.right("halves, by recursion")
+def fold_halves(states, merge):
+    if len(states) == 1:
+        return states[0]
+    middle = len(states) // 2
+    return merge(fold_halves(states[:middle], merge), fold_halves(states[middle:], merge))
+
+
+@tree.right("a queue")
+def fold_queue(states, merge):
+    queue = list(states)
+    while len(queue) > 1:
+        queue = [*queue[2:], merge(queue[0], queue[1])]
+    return queue[0]
+
+
+# 3. and 4. Find and fix ----------------------------------------------------
+
+
+def partials(base=1.0) -> dict[str, Case]:
+    """Two finished parts (o, lse) each, lse in units of 1 / base; the answer is natural."""
+    cases = {}
+    for name, (s1, s2) in score_pairs().items():
+        v1, v2 = values(s1), values(s2, 8)
+        (o1, lse1), (o2, lse2) = answered(s1, v1), answered(s2, v2)
+        expected = answered(torch.cat((s1, s2), -1), torch.cat((v1, v2)))
+        cases[name] = Case((o1, lse1 * base, o2, lse2 * base), expected)
+    return cases
+
+
+parts = Task("merge_parts", "Find and fix: 300 apart", "values", parts=("o", "lse"))
+parts.cases(partials)
+
+
+@parts.mistake("M7", "the log of 1 + e^d is taken as it is written: e^d overflows where the "
+               "second part is far above the first, and two empty parts make d NaN",
+               shown=True)  # fmt: skip
+def merge_parts_by_log1p(o1, lse1, o2, lse2):
+    lse = lse1 + torch.log(1 + torch.exp(lse2 - lse1))  # (N,)
+    a1, a2 = torch.exp(lse1 - lse), torch.exp(lse2 - lse)
+    return a1[:, None] * o1 + a2[:, None] * o2, lse
+
+
+def weighted(o1, lse1, o2, lse2, lse, exp=torch.exp):
+    a1, a2 = exp(lse1 - finite(lse)), exp(lse2 - finite(lse))  # (N,)
+    return a1[:, None] * o1 + a2[:, None] * o2, lse
+
+
+@parts.mistake("M7", "e^lse is computed on the way: it overflows where a score is above 88, and "
+               "is 0 where all are below −104", "overflow")  # fmt: skip
+def merge_parts_by_exp(o1, lse1, o2, lse2):
+    l1, l2 = lse1.exp(), lse2.exp()
+    l = l1 + l2
+    return (l1[:, None] * o1 + l2[:, None] * o2) / l[:, None], l.log()
+
+
+@parts.mistake("M2", "the sum is safe, and two empty parts still subtract -inf from -inf in the "
+               "weights", "nothing")  # fmt: skip
+def merge_parts_nan(o1, lse1, o2, lse2):
+    lse = torch.logaddexp(lse1, lse2)
+    a1, a2 = torch.exp(lse1 - lse), torch.exp(lse2 - lse)
+    return a1[:, None] * o1 + a2[:, None] * o2, lse
+
+
+@parts.mistake("M2", "two empty parts subtract -inf from -inf, in the sum already", "nothing")
+def merge_parts_all_nan(o1, lse1, o2, lse2):
+    m = torch.maximum(lse1, lse2)
+    return weighted(o1, lse1, o2, lse2, m + ((lse1 - m).exp() + (lse2 - m).exp()).log())
+
+
+@parts.mistake("", "the outputs are averaged, as if both parts weighed the same", "pasted")
+def merge_parts_average(o1, lse1, o2, lse2):
+    return (o1 + o2) / 2, torch.logaddexp(lse1, lse2)
+
+
+@parts.mistake("", "the outputs are added without weights", "values")
+def merge_parts_added(o1, lse1, o2, lse2):
+    return o1 + o2, torch.logaddexp(lse1, lse2)
+
+
+@parts.mistake("", "the lse are added; it is the sums that add, not their logarithms", "order")
+def merge_parts_adds_lse(o1, lse1, o2, lse2):
+    o, _ = weighted(o1, lse1, o2, lse2, torch.logaddexp(lse1, lse2))
+    return o, lse1 + lse2
+
+
+@parts.mistake("", "the larger lse is kept as it is; the sum of both is larger still", "merge")
+def merge_parts_keeps_larger(o1, lse1, o2, lse2):
+    o, _ = weighted(o1, lse1, o2, lse2, torch.logaddexp(lse1, lse2))
+    return o, torch.maximum(lse1, lse2)
+
+
+@parts.mistake("M6", "a power of 2 is taken of a natural logarithm", "values")
+def merge_parts_base_2(o1, lse1, o2, lse2):
+    return weighted(o1, lse1, o2, lse2, torch.logaddexp2(lse1, lse2), torch.exp2)
+
+
+@parts.right("by logaddexp")
+def merge_parts_by_logaddexp(o1, lse1, o2, lse2):
+    return weighted(o1, lse1, o2, lse2, torch.logaddexp(lse1, lse2))
+
+
+@parts.right("as states with l = 1")
+def merge_parts_as_states(o1, lse1, o2, lse2):
+    a, b = (SoftmaxState(x[:, None], (x[:, None] > -INF).float(), o)
+            for o, x in ((o1, lse1), (o2, lse2)))  # fmt: skip
+    return a.merge(b).finalise()
+
+
+@parts.right("as a softmax of the two lse, in float64")
+def merge_parts_by_softmax(o1, lse1, o2, lse2):
+    both = torch.stack((lse1, lse2), -1).double()
+    p = torch.softmax(both, -1).nan_to_num(0.0)[..., None]  # (N, 2, 1)
+    o = (p * torch.stack((o1, o2), 1)).sum(1)
+    return o.float(), both.logsumexp(-1).float()
+
+
+kernel = Task("merge_kernel_parts", "Find and fix: the fast kernel's parts", "values",
+              parts=("o", "lse"))  # fmt: skip
+kernel.cases(lambda: partials(1 / LN_2))
+
+
+@kernel.mistake("M6", "an lse to base 2 is merged as if it were natural", shown=True)
+def kernel_as_natural(o1, lse1, o2, lse2):
+    lse = torch.logaddexp(lse1, lse2)  # (N,)
+    a1 = torch.exp(lse1 - finite(lse))  # (N,)
+    a2 = torch.exp(lse2 - finite(lse))
+    return a1[:, None] * o1 + a2[:, None] * o2, lse
+
+
+@kernel.mistake("M6", "the output is right, and its lse is left to base 2; a natural one was asked")
+def kernel_left_in_base_2(o1, lse1, o2, lse2):
+    return weighted(o1, lse1, o2, lse2, torch.logaddexp2(lse1, lse2), torch.exp2)
+
+
+@kernel.mistake("M6", "the wrong way is converted: log2 x is ln x / ln 2, so a base-2 logarithm "
+                "times ln 2 is natural")  # fmt: skip
+def kernel_wrong_way(o1, lse1, o2, lse2):
+    return parts.variants["by logaddexp"](o1, lse1 / LN_2, o2, lse2 / LN_2)
+
+
+@kernel.mistake("M6", "the merged lse is converted, and the weights are still powers of e of "
+                "base-2 logarithms")  # fmt: skip
+def kernel_converted_late(o1, lse1, o2, lse2):
+    o, lse = kernel_as_natural(o1, lse1, o2, lse2)
+    return o, lse * LN_2
+
+
+@kernel.mistake("M6", "the weights are powers of 2, and the sum still takes powers of e")
+def kernel_half_converted(o1, lse1, o2, lse2):
+    return weighted(o1, lse1, o2, lse2, torch.logaddexp(lse1, lse2), torch.exp2)
+
+
+@kernel.mistake("M2", "the units are right, and two empty parts subtract -inf from -inf in the "
+                "weights", "nothing")  # fmt: skip
+def kernel_nan(o1, lse1, o2, lse2):
+    return merge_parts_nan(o1, lse1 * LN_2, o2, lse2 * LN_2)
+
+
+@kernel.right("converted first")
+def kernel_converted_first(o1, lse1, o2, lse2):
+    return parts.variants["by logaddexp"](o1, lse1 * LN_2, o2, lse2 * LN_2)
+
+
+@kernel.right("merged to base 2, converted last")
+def kernel_converted_last(o1, lse1, o2, lse2):
+    o, lse = kernel_left_in_base_2(o1, lse1, o2, lse2)
+    return o, lse * LN_2
+
+
+# 5. Stretch ----------------------------------------------------------------
+
+unmerge = Task(
+    "unmerge",
+    "Take a block out again",
+    "lag",
+    parts=("o / l", "lse"),
+    ask=lambda f, whole, part: finalised(f(whole, part), whole),
+)
+
+
+@unmerge.cases
+def _():
+    cases = {}
+    v1, v2 = gaussian(4, 2, dtype=torch.float64), gaussian(5, 2, seed=1, dtype=torch.float64)
+    s1, s2 = gaussian(3, 4, dtype=torch.float64), gaussian(3, 5, seed=1, dtype=torch.float64)
+    for name, rest, part in (
+        ("ln 1, ln 2 remain when ln 4 leaves", pencil(1, 2)[None], pencil(4)[None]),
+        ("the rest holds the maximum", s1 + 4, s2),
+        ("the part holds the maximum", s1, s2 + 4),
+        ("the part has seen nothing", s1, torch.full_like(s2, -INF)),
+        ("logits around 300", s1 + 300, s2 + 301),
+    ):
+        a, b = SoftmaxState.of(rest.double(), v1[: rest.shape[-1]]), SoftmaxState.of(
+            part.double(), v2[: part.shape[-1]])  # fmt: skip
+        cases[name] = Case((a.merge(b), b), attend(rest, v1[: rest.shape[-1]]))
+    return cases
+
+
+@unmerge.mistake("M16", "the part is subtracted in its own unit, without rescaling it to the "
+                 "whole's m", "factor")  # fmt: skip
+def unmerge_unscaled(whole, part):
+    return SoftmaxState(whole.m, whole.l - part.l, whole.o - part.o)
+
+
+@unmerge.mistake("M16", "only l gives the part back; o still holds its values", "values")
+def unmerge_l_only(whole, part):
+    b = part.rebase(whole.m)
+    return SoftmaxState(whole.m, whole.l - b.l, whole.o)
+
+
+@unmerge.mistake("", "the maxima are subtracted: a maximum remembers only the winner")
+def unmerge_subtracts_m(whole, part):
+    b = part.rebase(whole.m)
+    return SoftmaxState(whole.m - finite(part.m), whole.l - b.l, whole.o - b.o)
+
+
+@unmerge.mistake("", "the part is merged once more instead of taken out")
+def unmerge_merges(whole, part):
+    return whole.merge(part)
+
+
+@unmerge.right("relative to the whole's m, which may lag")
+def unmerge_lagging(whole, part):
+    b = part.rebase(whole.m)
+    return SoftmaxState(whole.m, whole.l - b.l, whole.o - b.o)
+
+
+@unmerge.right("and then by the log of what is left")
+def unmerge_rebased(whole, part):
+    state = unmerge_lagging(whole, part)
+    return state.rebase(state.m + state.l.log())

@@ -1,0 +1,394 @@
+"""Exercises of lesson 05: standard attention, its scale, its bytes, its gradients."""
+
+import torch
+
+from attnlib import StdAttentionCord, flash_attention, standard_attention
+from attnlib.course.exercises.task import INF, Task, cases_of, gaussian, must_be_close, test_task
+from attnlib.course.inputs import alice_qkv, make_qkv
+from attnlib.memory import forward, live_bytes, predicted_peak
+
+
+def gaussian_qkv(*lead, N=5, M=7, d=4, dv=3, seed=0):
+    shapes = (N, d), (M, d), (M, dv)
+    return tuple(gaussian(*lead, *shape, seed=seed + n) for n, shape in enumerate(shapes))
+
+
+def exact_attention(q, k, v, bias=0.0):
+    s = q.double() @ k.double().mT / q.shape[-1] ** 0.5 + bias
+    return (torch.softmax(s, -1) @ v.double()).to(q.dtype)
+
+
+# 1. Predict ----------------------------------------------------------------
+
+peak = Task("standard_peak", "Predict the bytes, then count", "law", points=1)
+
+
+@peak.cases
+def _():
+    def counted(batch, heads, N, d, size):
+        dtype = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}[size]
+        qkv = make_qkv(batch, heads, N, d, dtype=dtype, device="meta")
+        return predicted_peak(forward(StdAttentionCord(d)), *qkv)
+
+    return cases_of(
+        counted,
+        {
+            "1 text, 1 head, N = 1024, float32": (1, 1, 1024, 64, 4),
+            "the same with N = 2048": (1, 1, 2048, 64, 4),
+            "the same with 8 heads": (1, 8, 2048, 64, 4),
+            "16 texts, 12 heads, N = 4096, bfloat16": (16, 12, 4096, 128, 2),
+            "2 texts, 3 heads, N = 512, float64": (2, 3, 512, 32, 8),
+        },
+    )
+
+
+def law(matrices):
+    def law(batch, heads, N, d, size):
+        return matrices * batch * heads * N**2 * size
+
+    law.__name__ = f"peak_of_{matrices}_matrices"
+    return law
+
+
+peak.mistake("", "one matrix is counted: softmax reads its scores while it writes its weights",
+             "alive")(law(1))  # fmt: skip
+peak.mistake("", "three matrices are counted, as if the product were scaled and kept",
+             "alive")(law(3))  # fmt: skip
+peak.mistake("", "the backward's matrices are counted; this is a call without gradients",
+             "training")(law(4))  # fmt: skip
+
+
+@peak.mistake("", "numbers are counted and not bytes")
+def peak_in_numbers(batch, heads, N, d, size):
+    return 2 * batch * heads * N**2
+
+
+@peak.mistake("", "MiB are counted and not bytes")
+def peak_in_mib(batch, heads, N, d, size):
+    return 2 * batch * heads * N**2 * size / 2**20
+
+
+@peak.mistake("", "q, k and v are counted too; they were there before the call", "alive")
+def peak_with_inputs(batch, heads, N, d, size):
+    return (2 * N + 3 * d) * batch * heads * N * size
+
+
+@peak.mistake("", "the heads are forgotten: each has its own matrices", "four")
+def peak_of_one_head(batch, heads, N, d, size):
+    return 2 * batch * N**2 * size
+
+
+@peak.mistake("", "only what grows with N is counted, and the N × N matrices are not", "four")
+def peak_linear(batch, heads, N, d, size):
+    return 4 * batch * heads * N * d * size
+
+
+@peak.mistake("", "the output is counted on top; it comes when the scores are gone already",
+              "alive")  # fmt: skip
+def peak_with_output(batch, heads, N, d, size):
+    return (2 * N + d) * batch * heads * N * size
+
+
+peak.right("by the law")(law(2))
+
+
+# 2. Find and fix -----------------------------------------------------------
+
+biased = Task("attention_with_bias", "Find and fix: the scale that took too much", "sqrt")
+
+
+@biased.cases
+def _():
+    step = torch.arange(6.0)
+    distance = -(step[:, None] - step).abs()
+    causal = torch.zeros(6, 6).masked_fill(step > step[:, None], -INF)
+    q, k, v = gaussian_qkv(N=6, M=6, d=4, dv=3)
+    heads = gaussian_qkv(2, 3, N=6, M=6, d=16, dv=16, seed=5)
+    alice = [x[1, 360:380] for x in alice_qkv(0)]
+    return cases_of(
+        exact_attention,
+        {
+            "no bias": (q, k, v, torch.zeros(6, 6)),
+            "minus the distance": (q, k, v, distance),
+            "minus the distance, two texts of three heads": (*heads, distance),
+            "a causal mask of -inf": (q, k, v, causal),
+            "more keys than queries": (q[:2], k, v, distance[:2]),
+            "logits × 20": (20 * q, k, v, distance),
+            "heads of size 1": (q[:, :1], k[:, :1], v, distance),
+            "real q and k of Alice": (*alice, torch.zeros(20, 20)),
+        },
+    )
+
+
+@biased.mistake("M10", "the scale is applied to the bias too: a penalty of 1 becomes 1 / √d",
+                shown=True)  # fmt: skip
+def bias_scaled(q, k, v, bias):
+    s = q @ k.mT + bias  # (..., N, M)
+    p = torch.softmax(s / q.shape[-1] ** 0.5, -1)
+    return p @ v
+
+
+def scaled_by(power):
+    def attention(q, k, v, bias):
+        s = q @ k.mT * q.shape[-1] ** power + bias
+        return torch.softmax(s, -1) @ v
+
+    attention.__name__ = f"scaled_by_d_to_the_{power:g}"
+    return attention
+
+
+biased.mistake("M10", "scores are divided by d: by √d twice")(scaled_by(-1.0))
+biased.mistake("M10", "the scale is inverted: scores are multiplied by √d")(scaled_by(0.5))
+biased.mistake("", "scores are not scaled at all")(scaled_by(0.0))
+
+
+@biased.mistake("", "√d is taken from v, whose width is another matter")
+def scaled_by_v(q, k, v, bias):
+    return torch.softmax(q @ k.mT / v.shape[-1] ** 0.5 + bias, -1) @ v
+
+
+@biased.mistake(
+    "", "weights sum to 1 over the queries; every query's keys must share its 1", "four"
+)
+def softmax_over_queries(q, k, v, bias):
+    return torch.softmax(q @ k.mT / q.shape[-1] ** 0.5 + bias, -2) @ v
+
+
+@biased.mistake("", "the bias is added to the weights, after the softmax", "four")
+def bias_after_softmax(q, k, v, bias):
+    return (torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1) + bias) @ v
+
+
+@biased.mistake("", "the bias is left out", "four")
+def bias_left_out(q, k, v, bias):
+    return torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1) @ v
+
+
+biased.right("the product scaled")(scaled_by(-0.5))
+
+
+@biased.right("q and k scaled by half each, in float64")
+def both_scaled(q, k, v, bias):
+    q, k = (x.double() / x.shape[-1] ** 0.25 for x in (q, k))
+    return (torch.softmax(q @ k.mT + bias, -1) @ v.double()).float()
+
+
+@biased.right("row by row")
+def row_by_row(q, k, v, bias):
+    rows = [scaled_by(-0.5)(q[..., i : i + 1, :], k, v, bias[i : i + 1])
+            for i in range(q.shape[-2])]  # fmt: skip
+    return torch.cat(rows, -2)
+
+
+# 3. Write ------------------------------------------------------------------
+
+ROOM = 4  # blocks of scores that a call may hold beside its output
+
+
+def ask_rows(f, q, k, v, rows):
+    """The answer, and how many (rows, M) blocks of scores the call held at its peak."""
+    if q.shape[-2] < 128:  # small calls are all overhead
+        return f(q, k, v, rows), ROOM
+    results = []
+    timeline = live_bytes(lambda: results.append(f(q, k, v, rows)))
+    block = 4 * q[..., 0, 0].numel() * rows * k.shape[-2]
+    return results[0], max(ROOM, round((timeline.peak - timeline.kept) / block))
+
+
+by_rows = Task("attention_by_rows", "Attention, some rows at a time", "alive", ask=ask_rows,
+               parts=("o", "blocks of scores at the peak"), books=True, points=3)  # fmt: skip
+
+
+@by_rows.cases
+def _():
+    def oracle(q, k, v, rows):
+        return exact_attention(q, k, v), ROOM
+
+    return cases_of(
+        oracle,
+        {
+            "4 rows, 2 at a time": (*gaussian_qkv(N=4), 2),
+            "5 rows, 2 at a time": (*gaussian_qkv(N=5), 2),
+            "3 rows, 8 at a time": (*gaussian_qkv(N=3), 8),
+            "two texts of three heads": (*gaussian_qkv(2, 3, N=7, seed=4), 3),
+            "one key": (*gaussian_qkv(N=7, M=1), 3),
+            "logits × 20": (*gaussian_qkv(N=5)[:1], 20 * gaussian(7, 4, seed=1),
+                            gaussian(7, 3, seed=2), 2),
+            "128 rows, 8 at a time": (*gaussian_qkv(2, N=128, M=128, d=8, dv=8), 8),
+        },
+    )  # fmt: skip
+
+
+@by_rows.mistake("", "the whole matrix is made first, and only then taken in blocks")
+def rows_of_a_whole_matrix(q, k, v, rows):
+    s = q @ k.mT / q.shape[-1] ** 0.5
+    return torch.cat([torch.softmax(x, -1) @ v for x in s.split(rows, -2)], -2)
+
+
+@by_rows.mistake("M12", "the weights of every block are kept until the end")
+def rows_kept(q, k, v, rows):
+    p = [torch.softmax(x @ k.mT / q.shape[-1] ** 0.5, -1) for x in q.split(rows, -2)]
+    return torch.cat([p_i @ v for p_i in p], -2)
+
+
+@by_rows.mistake("", "the rows left over at the end are dropped")
+def rows_dropped(q, k, v, rows):
+    n = max(q.shape[-2] // rows * rows, min(rows, q.shape[-2]))
+    return torch.cat([exact_attention(x, k, v) for x in q[..., :n, :].split(rows, -2)], -2)
+
+
+@by_rows.mistake("", "keys are cut too, and every block's softmax is taken for the row's", "four")
+def rows_of_square_blocks(q, k, v, rows):
+    blocks = list(zip(k.split(rows, -2), v.split(rows, -2)))
+    return torch.cat(
+        [sum(exact_attention(x, *kv) for kv in blocks) / len(blocks) for x in q.split(rows, -2)], -2
+    )
+
+
+@by_rows.mistake("", "each block of queries sees the block of keys beside it, and no other", "four")
+def rows_on_the_diagonal(q, k, v, rows):
+    blocks = zip(*(x.split(rows, -2) for x in (q, k, v)))
+    return torch.cat([exact_attention(*block) for block in blocks], -2)
+
+
+@by_rows.mistake("", "the weights of a block sum to 1 over its queries", "four")
+def rows_over_queries(q, k, v, rows):
+    return torch.cat(
+        [torch.softmax(x @ k.mT / q.shape[-1] ** 0.5, -2) @ v for x in q.split(rows, -2)], -2
+    )
+
+
+@by_rows.mistake("", "the scale is left out", "sqrt")
+def rows_unscaled(q, k, v, rows):
+    return torch.cat([torch.softmax(x @ k.mT, -1) @ v for x in q.split(rows, -2)], -2)
+
+
+@by_rows.right("blocks pasted at the end")
+def rows_pasted(q, k, v, rows):
+    return torch.cat(
+        [torch.softmax(x @ k.mT / q.shape[-1] ** 0.5, -1) @ v for x in q.split(rows, -2)], -2
+    )
+
+
+@by_rows.right("written into the output")
+def rows_written(q, k, v, rows):
+    o = q.new_empty(*q.shape[:-1], v.shape[-1])
+    for i in range(0, q.shape[-2], rows):
+        p = torch.softmax(q[..., i : i + rows, :] / q.shape[-1] ** 0.5 @ k.mT, -1)
+        o[..., i : i + rows, :] = p @ v
+    return o
+
+
+# 4. Write the test ---------------------------------------------------------
+
+
+def regrad(x, factor):
+    """x, with a gradient that is `factor` times too large."""
+    return x.detach() + factor * (x - x.detach())
+
+
+def with_gradients(q=1.0, k=1.0, v=1.0):
+    """Right outputs, and the gradients of q, k and v times these factors."""
+    return lambda *qkv: standard_attention(*(regrad(x, c) for x, c in zip(qkv, (q, k, v))))
+
+
+def saves_wrong_weights(q, k, v):
+    p = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1)
+    return p.detach() @ v + 0 * (q.sum() + k.sum())
+
+
+def nan_gradient(q, k, v):
+    return standard_attention(q, k + 0 * (k - k.detach()).sqrt(), v)
+
+
+def by_flash(q, k, v):
+    return flash_attention(q, k, v, max(3, q.shape[-2] // 3))
+
+
+def by_sdpa(q, k, v):
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+grads = test_task(
+    "test_gradients",
+    "Write the test that catches the bug",
+    "training",
+    right={
+        "standard attention": standard_attention,
+        "the flash core, which recomputes its blocks": by_flash,
+        "torch's own": by_sdpa,
+    },
+    wrong={
+        "one whose gradients of q and k are zero": saves_wrong_weights,
+        "one whose gradient of k is zero": with_gradients(k=0.0),
+        "one whose gradient of v is half as large": with_gradients(v=0.5),
+        "one that forgets 1 / √d in the gradient of q": with_gradients(q=4.0),
+        "one that leaves a loss scale of 65536 in the gradient of v": with_gradients(v=65536.0),
+        "one whose gradient of k is NaN": nan_gradient,
+    },
+)
+
+
+def gradients(f, qkv, do):
+    qkv = [x.detach().requires_grad_() for x in qkv]
+    return torch.autograd.grad(f(*qkv), qkv, do)
+
+
+def compare(f, of=(0, 1, 2), size=1.0, check=must_be_close):
+    q, k, v = gaussian_qkv(2, N=12, M=12, d=16, dv=16)
+    do = size * gaussian(2, 12, 16, seed=9)
+    got, exact = gradients(f, (q, k, v), do), gradients(exact_attention, (q, k, v), do)
+    for n in of:
+        check(got[n], exact[n])
+
+
+@grads.mistake("M15", "a test allows an absolute error that is larger than the gradients are: it "
+               "passes a zero gradient")  # fmt: skip
+def allows_too_much(f):
+    def check(got, exact):
+        assert torch.allclose(got, exact, atol=1e-2)
+
+    compare(f, size=1e-3, check=check)
+
+
+@grads.mistake("", "a test compares outputs only; all of these have right outputs")
+def compares_outputs(f):
+    q, k, v = gaussian_qkv(2, N=12, M=12, d=16, dv=16)
+    must_be_close(f(q, k, v), exact_attention(q, k, v))
+
+
+@grads.mistake("", "a test looks at the gradient of q alone")
+def looks_at_q(f):
+    compare(f, of=(0,))
+
+
+@grads.mistake("", "a test looks at the gradient of v alone")
+def looks_at_v(f):
+    compare(f, of=(2,))
+
+
+@grads.mistake("", "a test asks whether gradients exist and are finite, not whether they are right")
+def asks_for_finite(f):
+    def check(got, _):
+        assert got.isfinite().all()
+
+    compare(f, check=check)
+
+
+@grads.mistake("M9", "a test asks for the same bits: right code may round differently")
+def asks_for_bits(f):
+    q, k, v = gaussian_qkv(2, N=12, M=12, d=16, dv=16)
+    do = gaussian(2, 12, 16, seed=9)
+    pairs = zip(gradients(f, (q, k, v), do), gradients(standard_attention, (q, k, v), do))
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@grads.right("relative to float64")
+def relative_errors(f):
+    compare(f)
+
+
+@grads.right("by differences")
+def by_differences(f):
+    qkv = [x.double().requires_grad_() for x in gaussian_qkv(N=3, M=4, d=4, dv=2)]
+    assert torch.autograd.gradcheck(f, qkv, raise_exception=False)

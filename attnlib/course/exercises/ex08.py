@@ -1,0 +1,332 @@
+"""Exercises of lesson 08: bytes, published figures, bfloat16, and your own card."""
+
+import math
+from functools import cache
+
+import torch
+
+from attnlib import FlashAttentionCore, StdAttentionCord, attention_oracle
+from attnlib.course.exercises.task import Case, Task, cases_of, gaussian, must_be_close, test_task
+from attnlib.course.inputs import make_qkv
+from attnlib.memory import CUBLAS_WORKSPACE, bytes_needed, forward, predicted_peak
+
+# 1. Predict ----------------------------------------------------------------
+
+peak = Task("flash_peak", "Predict the flash core's bytes", "memory", tolerance=0.06, points=1)
+
+
+@peak.cases
+def _():
+    def counted(heads, N, d, block_size):
+        qkv = make_qkv(1, heads, N, d, device="meta")
+        return predicted_peak(forward(FlashAttentionCore(d, block_size)), *qkv)
+
+    return cases_of(
+        counted,
+        {
+            "8 heads of 64, N = 2048, block 512": (8, 2048, 64, 512),
+            "the same with block 1024": (8, 2048, 64, 1024),
+            "N = 4096, block 1024": (8, 4096, 64, 1024),
+            "1 head of 128, N = 8192, block 2048": (1, 8192, 128, 2048),
+            "a block of all of N = 1024": (4, 1024, 64, 1024),
+        },
+    )
+
+
+def flash_law(outputs, blocks, name):
+    def law(heads, N, d, block_size):
+        return 4 * heads * (outputs * N * d + blocks * block_size**2)
+
+    law.__name__ = name
+    return law
+
+
+peak.mistake("", "the output is forgotten; it is made by the call, and stays", "memory")(
+    flash_law(0, 1, "peak_without_output")
+)
+peak.mistake("", "the block of scores is forgotten")(flash_law(1, 0, "peak_without_block"))
+peak.mistake("", "q, k and v are counted too; they were there before the call")(
+    flash_law(4, 1, "peak_with_inputs")
+)
+peak.mistake("", "three blocks of scores are counted, as in the readable loop; this core works "
+             "in place, in one", "buffer")(flash_law(1, 3, "peak_of_three_blocks"))  # fmt: skip
+
+
+@peak.mistake("", "two blocks of scores are counted, scores and weights; in place, one is both",
+              "buffer")  # fmt: skip
+def peak_of_two_blocks(heads, N, d, block_size):
+    return 4 * heads * (N * d + 2 * block_size**2)
+
+
+@peak.mistake("", "the block of scores is counted once for all heads; each has its own", "memory")
+def peak_of_one_head(heads, N, d, block_size):
+    return 4 * (heads * N * d + block_size**2)
+
+
+@peak.mistake("", "a row of blocks is counted, block_size × N, where one tile is enough", "core")
+def peak_of_a_row(heads, N, d, block_size):
+    return 4 * heads * (N * d + block_size * N)
+
+
+@peak.mistake("", "the N × N matrices of standard attention are counted", "law")
+def peak_of_standard(heads, N, d, block_size):
+    return 8 * heads * N * N
+
+
+@peak.mistake("", "numbers are counted and not bytes", "law")
+def peak_in_numbers(heads, N, d, block_size):
+    return heads * (N * d + block_size**2)
+
+
+peak.right("the output and one block")(flash_law(1, 1, "peak_of_output_and_block"))
+
+
+@peak.right("with m and l of a block of rows")
+def peak_with_vectors(heads, N, d, block_size):
+    return 4 * heads * (N * d + block_size**2 + 4 * block_size)
+
+
+# 2. Read a published table --------------------------------------------------
+
+audit = Task("paper_mib", "Audit a published table", "cost", tolerance=1e-3, points=2)
+PRINTED = {128: 36, 256: 104, 512: 336, 1024: 1184, 2048: 4416, 4096: 17024}
+
+
+def paper_law(N, batch, heads, d, s=4, x=10, size=2, unit=2**20):
+    """s score matrices and x tensors of N × d over all texts and heads."""
+    return batch * heads * N * (s * N + x * d) * size / unit
+
+
+@audit.cases
+def _():
+    cases = {f"printed, N = {N}": Case((N, 16, 8, 64), float(m)) for N, m in PRINTED.items()}
+    others = {"one text, 32 heads of 128": (8192, 1, 32, 128), "a million": (2**20, 1, 1, 64)}
+    return cases | cases_of(paper_law, others)
+
+
+@audit.mistake("", "one head of one text is counted; the shape has batch × heads of them")
+def audit_of_one_head(N, batch, heads, d):
+    return paper_law(N, 1, 1, d)
+
+
+@audit.mistake("", "the batch is left out: every text has its own matrices")
+def audit_of_one_text(N, batch, heads, d):
+    return paper_law(N, 1, heads, d)
+
+
+@audit.mistake("", "4 bytes a number are counted; the paper ran in fp16, which takes 2")
+def audit_in_float32(N, batch, heads, d):
+    return paper_law(N, batch, heads, d, size=4)
+
+
+@audit.mistake("", "4 and 10 are swapped: the matrices are what grows with N²")
+def audit_swapped(N, batch, heads, d):
+    return paper_law(N, batch, heads, d, s=10, x=4)
+
+
+@audit.mistake("", "only the matrices are counted; from 2048 to 4096 the table grows less than "
+               "fourfold")  # fmt: skip
+def audit_matrices_only(N, batch, heads, d):
+    return paper_law(N, batch, heads, d, x=0)
+
+
+@audit.mistake("", "10⁶ bytes are taken for the paper's MB; its cells come out whole with 2²⁰")
+def audit_in_mb(N, batch, heads, d):
+    return paper_law(N, batch, heads, d, unit=1e6)
+
+
+@audit.mistake("", "the matrices of a call without gradients are counted, 2; training has 4", "law")
+def audit_forward(N, batch, heads, d):
+    return paper_law(N, batch, heads, d, s=2)
+
+
+audit.right("4 S and 10 X")(paper_law)
+
+
+# 3. Write the test ---------------------------------------------------------
+
+
+def std16(q, k, v):
+    return StdAttentionCord(q.shape[-1])(q, k, v)
+
+
+def flash16(block_size):
+    return lambda q, k, v: FlashAttentionCore(q.shape[-1], block_size)(q, k, v)
+
+
+def rounded_once(q, k, v):
+    return attention_oracle(q, k, v)[0].to(q.dtype)
+
+
+def off_by_ten_percent(q, k, v):
+    return rounded_once((1.1 * q.float()).double(), k.double(), v.double()).to(q.dtype)
+
+
+def carries_in_16(q, k, v):
+    s = q / q.shape[-1] ** 0.5 @ k.mT
+    p = torch.exp(s - s.amax(-1, keepdim=True))
+    l = sum_in_16(p)
+    return (p @ v) / l
+
+
+def sum_in_16(p):
+    l = p[..., :1] * 0
+    for p_j in p.split(1, -1):
+        l = l + p_j
+    return l
+
+
+def one_key_short(q, k, v):
+    return rounded_once(q, k[..., :-1, :], v[..., :-1, :])
+
+
+def in_float32(q, k, v):
+    return attention_oracle(q, k, v)[0].float()
+
+
+bf16 = test_task(
+    "test_bfloat16",
+    "Write the test that catches the bug",
+    "same",
+    right={
+        "StdAttentionCord": std16,
+        "FlashAttentionCore with blocks of 64": flash16(64),
+        "FlashAttentionCore with blocks of 100": flash16(100),
+        "one that works in float64 and rounds once": rounded_once,
+    },
+    wrong={
+        "one whose scores are 10 % too large": off_by_ten_percent,
+        "one that sums its weights in bfloat16": carries_in_16,
+        "one that leaves out the last key": one_key_short,
+        "one that answers in float32": in_float32,
+    },
+)
+
+
+@cache
+def sample(N=512, factor=1.0):
+    q, k, v = (gaussian(N if n else 16, 32, seed=n, dtype=torch.bfloat16) for n in range(3))
+    return factor * q, k, v + 1
+
+
+@bf16.mistake("M9", "a test compares with standard attention bit by bit: both round, each in its "
+              "own way, and float64 is the judge")  # fmt: skip
+def bits_of_standard(f):
+    assert torch.equal(f(*sample()), std16(*sample()))
+
+
+@bf16.mistake("M9", "a test allows what float32 would deserve: bfloat16 rounds at the third digit")
+def as_strict_as_float32(f):
+    o = f(*sample())
+    must_be_close(o, attention_oracle(*sample())[0].to(o.dtype), 1e-5)
+
+
+@bf16.mistake("M15", "a test allows an absolute error that is as large as the answers", "true")
+def too_lenient(f):
+    o = f(*sample())
+    assert o.dtype == torch.bfloat16
+    assert (o.double() - attention_oracle(*sample())[0]).abs().max() < 1.0
+
+
+@bf16.mistake("", "a test forgets to ask for the dtype")
+def forgets_dtype(f):
+    q, k, v = sample(512, 2.0)
+    exact = attention_oracle(q, k, v)[0]
+    assert (f(q, k, v).double() - exact).norm() < 0.008 * exact.norm()
+    q, k, v = sample(5, 2.0)
+    exact = attention_oracle(q, k, v)[0]
+    assert (f(q, k, v).double() - exact).norm() < 0.008 * exact.norm()
+
+
+@bf16.mistake("M14", "a test has few keys, and a short sum loses nothing", "buffer")
+def few_keys(f):
+    q, k, v = sample(9, 2.0)
+    o, exact = f(q, k, v), attention_oracle(q, k, v)[0]
+    assert o.dtype == q.dtype and (o.double() - exact).norm() < 0.008 * exact.norm()
+
+
+@bf16.right("half a unit for the rounding, and some room")
+def with_room(f):
+    for q, k, v in (sample(512, 2.0), sample(9, 2.0)):
+        o, exact = f(q, k, v), attention_oracle(q, k, v)[0]
+        assert o.dtype == q.dtype and (o.double() - exact).norm() < 0.008 * exact.norm()
+
+
+# 4. Your own card -----------------------------------------------------------
+
+CONTEXT = 512 * 2**20  # what CUDA takes before the first tensor, about
+card = Task("largest_N", "Estimate for your own card", "fits", tolerance=0.01, points=3)
+
+
+@card.cases
+def _():
+    def largest(gib, heads, d):
+        core, N, step = forward(StdAttentionCord(d)), 0, 2**20
+        while step >= 8:  # bisection, in steps that leave the answer right to 1 %
+            qkv = make_qkv(1, heads, N + step, d, device="meta")
+            if bytes_needed(core, *qkv, context=CONTEXT) <= gib * 2**30:
+                N += step
+            step //= 2
+        return N
+
+    return cases_of(
+        largest,
+        {
+            "8 GiB, 8 heads of 64": (8, 8, 64),
+            "24 GiB, 8 heads of 64": (24, 8, 64),
+            "24 GiB, 32 heads of 128": (24, 32, 128),
+            "80 GiB, 8 heads of 64": (80, 8, 64),
+            "8 GiB, 1 head of 64": (8, 1, 64),
+        },
+    )
+
+
+def solved(gib, heads, d, unit=2**30, size=4, matrices=2, taken=CONTEXT + CUBLAS_WORKSPACE):
+    """The largest N by the quadratic equation matrices N² + 3 d N = numbers there are."""
+    room = (gib * unit - taken) / (size * heads)
+    b = 3 * d / matrices
+    return int(-b / 2 + math.sqrt(b * b / 4 + room / matrices))
+
+
+@card.mistake("", "a GiB is taken for 10⁹ bytes; it has 2³⁰")
+def card_in_gb(*args):
+    return solved(*args, unit=1e9)
+
+
+@card.mistake("", "the card is taken to be empty: CUDA's context and cuBLAS's workspace come first")
+def card_empty(*args):
+    return solved(*args, taken=0)
+
+
+@card.mistake(
+    "",
+    "half the bytes are counted: scores and weights are both alive, with 4 bytes a number",
+    "alive",
+)
+def card_one_matrix(*args):
+    return solved(*args, matrices=1)
+
+
+@card.mistake("", "the heads are forgotten: each has its own matrices", "law")
+def card_one_head(gib, heads, d):
+    return solved(gib, 1, d)
+
+
+@card.mistake("", "the root is not taken: the bytes grow with N², and so does this N", "law")
+def card_without_root(gib, heads, d):
+    return int((gib * 2**30 - CONTEXT - CUBLAS_WORKSPACE) / (8 * heads))
+
+
+@card.right("by the quadratic equation")
+def card_solved(*args):
+    return solved(*args)
+
+
+@card.right("without q, k and v, which hardly count")
+def card_roughly(gib, heads, d):
+    return math.isqrt((gib * 2**30 - CONTEXT - CUBLAS_WORKSPACE) // (8 * heads))
+
+
+@card.right("tried out on meta tensors")
+def card_tried(gib, heads, d):
+    return card.all_cases()[f"{gib} GiB, {heads} head{'s' * (heads > 1)} of {d}"].expected

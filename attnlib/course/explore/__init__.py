@@ -1,0 +1,14 @@
+"""Explorers: controls around pictures of real traces."""
+
+from attnlib.course.explore.base import Explorer, Quiz, Stepper
+from attnlib.course.explore.fit import WillItFit
+from attnlib.course.explore.fold import (
+    BlockStepper,
+    MergeTree,
+    RescalingExplorer,
+    eight_blocks,
+    trace_row,
+    trace_scores,
+)
+from attnlib.course.explore.masks import MaskExplorer, view_mask
+from attnlib.course.explore.tile_walk import TileWalk, walk_tiles

@@ -1,0 +1,1 @@
+"""Measure, record and replay: machine, jobs, sections, recordings, a reader's kernel."""

@@ -1,0 +1,107 @@
+"""Measure on this machine, or replay a dated recording made on another.
+
+`section(name)` is what lessons call: on a GPU it measures, elsewhere, or with
+ATTNLIB_REPLAY=1, it replays `figures/runs/`. `record()` measures every section
+into one recording. ATTNLIB_CARD_GIB=8 makes a large card behave as a small one.
+
+A row that could not be measured has a `problem`, and is a row all the same.
+Bytes are exact, times are medians in milliseconds, errors are relative, norm
+over norm, against float64.
+"""
+
+import datetime
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from attnlib.course.measure.frontier import Job
+from attnlib.course.measure.judge import measure_kernel
+from attnlib.course.measure.machine import context_bytes, machine, measuring
+from attnlib.course.measure.sections import SECTIONS
+from attnlib.memory import Event, Timeline, predicted_timeline
+
+RUNS = Path(__file__).parents[3] / "figures" / "runs"
+
+
+def record(with_kernel: str | None = None, sections=()) -> dict:
+    """Measure every section here; says on stderr which one is under way.
+
+    Of `sections` only these, into the recording that there is of this machine.
+    """
+    recording = {"command": "python -m attnlib.course measure"}
+    if sections:
+        recording = load(_slug(machine()))
+        recording["command"] += f", then measure {' '.join(sections)}"
+    recording |= {"date": datetime.date.today().isoformat(), "machine": machine()}
+    for name in sections or SECTIONS:
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        recording[name] = SECTIONS[name]()
+    if with_kernel:
+        recording["command"] += f" --with {with_kernel}"
+        recording["kernel"] = measure_kernel(with_kernel)
+    return recording
+
+
+def section(name: str) -> list[dict]:
+    """Rows of one section: measured now on a GPU, elsewhere replayed."""
+    return SECTIONS[name]() if measuring() else load()[name]
+
+
+def source() -> str:
+    """Where the rows of `section` come from, in a sentence for the reader."""
+    if measuring():
+        return f"Measured now, on {torch.cuda.get_device_name()}."
+    recording = load()
+    where = recording["machine"]
+    return (
+        f"Replayed: {where['device']}, torch {where['torch']}, "
+        f"recorded {recording['date']} by `{recording['command']}`"
+        f"{'; ' * ('note' in recording)}{recording.get('note', '')}."
+    )
+
+
+def context() -> int:
+    """Bytes of a card that CUDA takes for itself: here, or where the recording was made."""
+    return context_bytes() if measuring() else load()["machine"]["context"]
+
+
+def history(row: dict) -> Timeline:
+    """The timeline in a row of `measure_timelines`. An allocator knows sizes, not
+    tensors: the names are those that the same call is predicted to have."""
+    job = Job(row["core"].split()[0], block=1024)
+    expected = predicted_timeline(job.run, *job.tensors(row["N"], "meta")).events
+    live = itertools.accumulate(row["sizes"])
+    return Timeline([Event(n, now, e.name) for n, now, e in zip(row["sizes"], live, expected)])
+
+
+def load(device: str = "h100") -> dict:
+    """The recording whose file name contains `device`."""
+    found = sorted(path for path in RUNS.glob("*.json") if device in path.stem)
+    if not found:
+        names = sorted(path.stem for path in RUNS.glob("*.json"))
+        raise FileNotFoundError(f"no recording of {device!r} in {RUNS}; there are {names}")
+    return json.loads(found[0].read_text())
+
+
+def save(recording: dict, folder: Path = RUNS) -> Path:
+    """Write a recording as <device>.json and return its path."""
+    path = Path(folder) / f"{_slug(recording['machine'])}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entries = (f'"{key}": {_rows(value)}' for key, value in recording.items())
+    path.write_text("{\n" + ",\n".join(entries) + "\n}\n")
+    return path
+
+
+def _slug(machine: dict) -> str:
+    name = machine["device"].lower()
+    return "_".join("".join(c if c.isalnum() else " " for c in name).split())
+
+
+def _rows(value) -> str:
+    # One row a line, so that a diff of two recordings can be read.
+    if not isinstance(value, list):
+        return json.dumps(value)
+    return "[\n  " + ",\n  ".join(json.dumps(row) for row in value) + "\n ]"

@@ -1,0 +1,1 @@
+"""From notebooks to what people get: stored outputs, decks, handouts, pictures."""

@@ -1,0 +1,336 @@
+"""Exercises: the checks bite, name the mistake, and survive whatever is handed to them."""
+
+import ast
+import contextlib
+import inspect
+import re
+import textwrap
+import threading
+
+import nbformat
+import pytest
+import torch
+
+from attnlib import SoftmaxState
+from attnlib.course.__main__ import main
+from attnlib.course.exercises import TASKS, check, progress, students, verdict
+from attnlib.course.exercises.task import SECTIONS
+from attnlib.course.publish import notebooks
+
+LESSONS = {p.stem: nbformat.read(p, 4) for p in notebooks.lessons()}
+SOLUTIONS = {p.stem: nbformat.read(p, 4) for p in sorted(students.SOLUTIONS.glob("*.ipynb"))}
+STUDENTS = {p.stem: nbformat.read(p, 4) for p in sorted(students.STUDENTS.glob("*.ipynb"))}
+NAME = pytest.mark.parametrize("name", SOLUTIONS)
+TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+
+
+def graded(notebook, key):
+    return [c for c in notebook.cells if c.metadata.get("nbgrader", {}).get(key)]
+
+
+def text(cell):
+    (output,) = cell.outputs
+    return output.data["text/plain"]
+
+
+# The kill matrix -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def matrix():
+    return students.matrix()
+
+
+def test_every_mistake_is_killed_and_named(matrix):
+    wrong = [row for row in matrix if row["named"] is not None]
+    assert len(wrong) > 100
+    assert not [row for row in wrong if row["passed"] or not row["named"]]
+
+
+def test_every_right_variant_passes(matrix):
+    right = [row for row in matrix if row["named"] is None]
+    assert len(right) > 40 and all(row["passed"] for row in right)
+
+
+@TASK
+def test_a_task_has_mistakes_and_more_than_one_right_way(task):
+    assert len(task.mistakes) >= 3 and task.variants
+    assert len({m.when for m in task.mistakes}) == len(task.mistakes)
+
+
+def test_the_matrix_is_printed_and_is_the_exit_code(capsys, monkeypatch, matrix):
+    monkeypatch.setattr(students, "matrix", lambda: matrix)
+    assert main(["exercises", "--matrix"]) == 0
+    assert "mistakes killed" in capsys.readouterr().out
+    monkeypatch.setattr(students, "matrix", lambda: [matrix[0] | {"good": False}])
+    assert main(["exercises", "--matrix"]) == 1
+
+
+# What a verdict says -------------------------------------------------------
+
+
+def test_a_verdict_says_input_what_came_what_was_expected_and_the_mistake():
+    def merge(a, b):
+        state = a.merge(b)
+        return state._replace(o=a.o + b.o)
+
+    said = repr(check(merge))
+    for words in ("wrong on 7 of 10 inputs", "input     ln 1, ln 2 and ln 4, ln 1: a = (m =",
+                  "came      o / l = [", "expected  o / l = [0.4168, -0.7645]",
+                  "This is what comes out when o is not rescaled",
+                  "See lesson 03, “The values join”"):  # fmt: skip
+        assert words in said, said
+
+
+def test_two_mistakes_are_both_named():
+    def merge(a, b):
+        m = torch.maximum(a.m, b.m)
+        fa, fb = torch.exp(a.m - m), torch.exp(b.m - m)
+        return SoftmaxState(m, fa * a.l + fb * b.l, a.o + b.o)
+
+    named = [mistake.run.__name__ for mistake in check(merge).mistakes]
+    assert named == ["merge_o_unscaled", "merge_nan"]
+
+
+def test_an_unknown_mistake_is_not_given_a_name():
+    verdict = check(lambda x: torch.logsumexp(x, -1) * 1.25, "log_sum_exp")
+    assert not verdict.passed and not verdict.mistakes
+    assert "came" in repr(verdict) and "comes out when" not in repr(verdict)
+
+
+@pytest.mark.parametrize("name", [task.name for task in TASKS.values() if task.secret])
+def test_a_verdict_keeps_a_secret(name):
+    for mistake in TASKS[name].mistakes:
+        verdict = check(mistake.run, name)
+        assert "expected" not in repr(verdict) + verdict._repr_html_()
+    assert re.search("too (small|large)", repr(verdict))
+
+
+def test_a_test_is_told_what_it_lets_through_and_what_it_rejects():
+    def test_softmax(softmax):
+        x = torch.randn(2, 3)
+        assert torch.equal(softmax(x), torch.zeros(2, 3))
+
+    said = repr(check(test_softmax))
+    assert said.count("\n  rejects") == 4 and "lets through" not in said
+    assert "What it rejects is right." in said and "it raised AssertionError" in said
+    said = repr(check(lambda softmax: None, "test_softmax"))
+    assert said.count("lets through  one") == 5 and "rejects" not in said
+
+
+def test_a_number_that_is_equal_by_chance_is_not_named():
+    def tiles_needed(Nq, Nk, block_size):
+        return TASKS["tiles_needed"].all_cases()["one tile"].expected
+
+    assert not check(tiles_needed).mistakes
+
+
+def in_place(x):
+    x -= x.amax(-1, keepdim=True)
+    return x.exp().sum(-1).log()
+
+
+def raises(x):
+    return x.no_such_thing()
+
+
+def loops(x):
+    while True:
+        with contextlib.suppress(Exception):
+            x = x + 1
+
+
+@pytest.mark.parametrize(
+    "f, said",
+    [
+        (lambda x: None, "It returned None: is there a return?"),
+        (lambda x: 1.5, "The answer is of type float, expected a tensor."),
+        (lambda x: x, "The answer has shape (3,), expected ()."),
+        (lambda x: x.double().logsumexp(-1), "torch.float64, expected torch.float32"),
+        (in_place, "It changed its input x in place"),
+        (raises, "AttributeError: 'Tensor' object has no attribute 'no_such_thing', in line"),
+        (raises, ": return x.no_such_thing()"),
+        (lambda: 1, "takes 0 positional arguments but 1 was given"),
+        (lambda x: exit(), "It raised SystemExit"),
+    ],
+)
+def test_whatever_a_function_does_is_a_sentence(f, said):
+    verdict = check(f, "log_sum_exp")
+    assert not verdict.passed and said in repr(verdict)
+    assert said.split("'")[0] in verdict._repr_html_().replace("&#x27;", "'")
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_an_endless_loop_is_stopped(in_thread, monkeypatch):
+    monkeypatch.setattr(verdict, "SECONDS", 0.2)
+    verdicts = []
+    worker = threading.Thread(target=lambda: verdicts.append(check(loops, "log_sum_exp")))
+    if in_thread:
+        worker.start()
+        worker.join(5)
+    else:
+        verdicts.append(check(loops, "log_sum_exp"))
+    assert "does not come to an end" in repr(verdicts[0])
+    assert "is there an endless loop?" in repr(verdicts[0])
+
+
+def test_the_clock_of_whoever_else_uses_it_runs_on():
+    import signal
+
+    if not hasattr(signal, "setitimer"):
+        pytest.skip("no timers here")
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 60)
+    check(raises, "log_sum_exp")
+    assert 50 < signal.setitimer(signal.ITIMER_REAL, 0)[0] <= 60
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("f", [3, None, "merge", torch.exp, print, lambda x: x])
+def test_what_is_no_exercise_is_a_sentence_too(f):
+    assert not check(f).passed and repr(check(f)).startswith("✗")
+    assert "✗" in check(f)._repr_html_()
+
+
+def test_an_exception_of_a_stub_is_no_mistake():
+    def merge(a, b):
+        raise NotImplementedError()
+
+    assert repr(check(merge)) == "○ merge: not attempted yet"
+    assert check(merge).status == verdict.NOT_YET
+
+
+def test_progress_knows_what_the_functions_are_now():
+    def merge(a, b):
+        return a.merge(b)
+
+    namespace = {"merge": merge, "fold_tree": 7}
+    card = progress("03", namespace)
+    assert card.headline == "Lesson 03: 1 of 5 exercises pass"
+    assert repr(card).count("not run yet") == 4
+    namespace["merge"] = lambda a, b: a
+    assert progress("03", namespace).headline == "Lesson 03: 0 of 5 exercises pass"
+
+
+# Pointers ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", SECTIONS)
+def test_a_section_exists_in_its_lesson(key):
+    lesson, heading = SECTIONS[key]
+    if lesson not in LESSONS:
+        pytest.skip(f"there is no lesson {lesson} yet")
+    cells = LESSONS[lesson].cells
+    assert any(c.source.startswith(f"## {heading}\n") for c in cells), heading
+    assert verdict.link(key).startswith(f'<a href="../{lesson}.ipynb#')
+
+
+@TASK
+def test_no_pointer_points_ahead(task):
+    for key in (task.see, *(mistake.see for mistake in task.mistakes)):
+        assert SECTIONS[key][0][:2] <= task.lesson, key
+
+
+@pytest.mark.parametrize("name", [n for n in LESSONS if n in SOLUTIONS])
+def test_a_lesson_links_to_its_exercises(name):
+    source = "".join(c.source for c in LESSONS[name].cells)
+    assert f"(exercises/{name}.ipynb)" in source
+
+
+# The notebooks -------------------------------------------------------------
+
+
+@NAME
+def test_students_get_what_the_solutions_make(name):
+    made, committed = students.student_version(SOLUTIONS[name]), STUDENTS[name]
+    assert [(c.id, c.source, c.metadata) for c in made.cells] == [
+        (c.id, c.source, c.metadata) for c in committed.cells
+    ]
+    assert set(STUDENTS) == set(SOLUTIONS)
+
+
+@NAME
+def test_every_solution_passes_and_every_stub_is_not_attempted(name):
+    for solved, stub in zip(graded(SOLUTIONS[name], "grade"), graded(STUDENTS[name], "grade")):
+        assert text(solved).startswith("✓")
+        assert text(stub).endswith(": not attempted yet")
+    assert re.match(r"Lesson \d\d: (\d) of \1 exercises pass", text(SOLUTIONS[name].cells[-2]))
+
+
+@NAME
+def test_every_task_of_a_lesson_has_its_two_cells(name):
+    tasks = [task for task in TASKS.values() if task.lesson == name[:2]]
+    solve, grade = graded(SOLUTIONS[name], "solution"), graded(SOLUTIONS[name], "grade")
+    assert 3 <= len(tasks) == len(solve) == len(grade) <= 5
+    for task, a, b in zip(tasks, solve, grade):
+        assert a.source.startswith(f"def {task.name}(") and "### BEGIN SOLUTION" in a.source
+        assert b.source == students.GRADE.format(task.name)
+        assert b.metadata.nbgrader.points == task.points
+
+
+@NAME
+def test_nbgrader_metadata_is_whole(name):
+    found = [c.metadata.nbgrader for c in SOLUTIONS[name].cells if "nbgrader" in c.metadata]
+    keys = {"schema_version", "grade", "grade_id", "locked", "solution", "task"}
+    assert all(keys <= set(x) and x.schema_version == 3 for x in found)
+    assert len({x.grade_id for x in found}) == len(found)
+
+
+def bare(function) -> str:
+    function.name, function.decorator_list = "f", []
+    return re.sub(r"'pieces'|'xs'", "'xs'", ast.dump(function))
+
+
+ROLES = {  # of the project's list of mistakes: how the exercises use each
+    "M1": "mend", "M2": "mend", "M3": "right", "M4": "mend", "M5": "predict", "M6": "mend",
+    "M7": "mend", "M8": "mend", "M9": "test", "M10": "mend", "M11": "predict", "M12": "mend",
+    "M13": "mend", "M14": "mend", "M15": "test", "M16": "mend", "M17": "mend", "M18": "mend",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fact, role", ROLES.items())
+def test_every_known_mistake_has_its_role(fact, role):
+    met = [(task, m) for task in TASKS.values() for m in task.mistakes if m.fact == fact]
+    right = [name for task in TASKS.values() for name in task.variants]
+    roles = {
+        "mend": any(m.shown for _, m in met),
+        "test": any(task.is_test for task, _ in met),
+        "predict": any(task.title.startswith("Predict") for task, _ in met),
+        "right": any(name.startswith(f"{fact}:") for name in right),
+    }
+    assert roles[role]
+
+
+def test_the_right_half_of_lazy_rescaling_passes():
+    names = [name for task in TASKS.values() for name in task.variants]
+    assert sum(name.startswith("M4:") for name in names) >= 2
+
+
+def test_broken_code_is_one_of_the_mistakes_that_the_check_knows():
+    shown = {bare(ast.parse(textwrap.dedent(inspect.getsource(m.run))).body[0])
+             for task in TASKS.values() for m in task.mistakes if m.shown}  # fmt: skip
+    cells = [c for n in SOLUTIONS.values() for c in n.cells
+             if "as-it-came" in c.metadata.get("tags", [])]  # fmt: skip
+    assert {bare(ast.parse(c.source).body[0]) for c in cells} == shown
+    assert len(cells) == len(shown) >= 5
+
+
+@NAME
+def test_exercise_prose_and_code_keep_the_style(name):
+    for cell in SOLUTIONS[name].cells:
+        words = re.sub(r"\]\([^)]*\)", "]", cell.source).split()
+        if cell.cell_type == "markdown":
+            assert len(words) <= 90, cell.source
+            assert not {"simply", "just", "obviously"} & {w.lower().strip(".,") for w in words}
+        else:
+            assert len(cell.source.splitlines()) <= 32, cell.source
+            assert max(map(len, cell.source.splitlines())) <= 72, cell.source
+
+
+@NAME
+def test_exercise_links_exist(name):
+    lessons = {lesson for lesson, _ in SECTIONS.values()}  # there, or on their way
+    for cell in SOLUTIONS[name].cells:
+        for target in re.findall(r"\]\(([^)#]+)\)", cell.source):
+            known = (students.SOLUTIONS / target).resolve().name
+            assert target.startswith("https://") or known[:-6] in lessons, target
