@@ -103,7 +103,7 @@ def flash_forward(q, k, v, mask: Mask, block_size: int, return_lse: bool):
 
 
 def flash_backward(q, k, v, o, lse, do, dlse, mask: Mask, block_size: int):
-    """dq, dk, dv, in the shapes of q, k and v, by the recomputed p = e^(s / sqrt(d) - lse).
+    """dq, dk, dv, in the dtype of the scores, by the recomputed p = e^(s / sqrt(d) - lse).
 
     dv = pT do; ds = p (do vT - delta + dlse) with delta = rowsum(do o);
     dq = ds k / sqrt(d); dk = dsT q / sqrt(d). Source: Dao 2023, algorithm 2.
@@ -128,7 +128,7 @@ def flash_backward(q, k, v, o, lse, do, dlse, mask: Mask, block_size: int):
             ds = dscores.product(do_i, stack(v[j]).mT).sub_(delta).mul_(p)  # (B, bq, bk)
             add_product(dq_i, ds, stack(k[j]), scale)
             add_product(stack(dk[j]), ds.mT, q_i, scale)
-    return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
+    return dq, dk, dv
 
 
 def query_blocks(q, k, mask: Mask, block_size: int) -> Iterator[tuple[tuple, Mask, list[Tile]]]:
@@ -205,6 +205,7 @@ class _FlashAttention(torch.autograd.Function):
         mask = ctx.mask._replace(key_mask=key_mask)
         with torch.no_grad():
             grads = flash_backward(*saved, do, dlse, mask, ctx.block_size)
+            grads = [dx.to(do.dtype) for dx in grads]  # after the loop has left its memory
         if torch.is_grad_enabled():  # somebody keeps the graph of this backward
             grads = _OnceDifferentiable.apply(*grads, *saved[:3], do, dlse)
         return *grads, None, None
