@@ -76,19 +76,25 @@ def test_the_readable_backward_is_the_cores(block_size):
     assert all(relative_error(g, e) < 1e-14 for g, e in zip(got, expected))
 
 
+def test_grouped_heads_keep_a_mask_each():
+    q, k, v = random_qkv(2, 6, kv_heads=2)
+    key_mask = torch.rand(2, 6, 7, generator=torch.Generator().manual_seed(1)) > 0.5
+    o, _ = attention_oracle(q, k, v, key_mask=key_mask)
+    assert relative_error(flash_attention(q, k, v, 4, key_mask=key_mask), o) < 1e-15
+
+
 # The ends of the range -------------------------------------------------------
 
 
-@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, 1), (1, 1, -1), (-1, -1, -1)])
 @pytest.mark.parametrize("heads", [1, 8])
 @pytest.mark.parametrize("dtype", [*FULL, torch.bfloat16])
-def test_whatever_q_kT_is_finite_gives_numbers(dtype, heads, sign):
+def test_scores_are_numbers_if_q_kT_is(dtype, heads, signs):
     # q kT is +- 0.81 of the maximum of the dtype of scores, which it must not exceed.
     large = 0.9 * (torch.finfo(dtype).max / 64) ** 0.5
     q = torch.full((heads, 2, 64), large, dtype=dtype)
-    k = torch.full((heads, 3, 64), large, dtype=dtype)
-    k[:, 0] *= sign
-    p = {1: (1 / 3, 1 / 3, 1 / 3), -1: (0, 1 / 2, 1 / 2)}[sign]
+    k = large * torch.tensor(signs, dtype=dtype)[:, None].expand(heads, 3, 64)
+    p = [1 / signs.count(max(signs)) if sign == max(signs) else 0 for sign in signs]
     for core in (StdAttentionCord(64), FlashAttentionCore(64, 2)):
         o, lse = core(q, k, torch.eye(3, dtype=dtype).expand(heads, 3, 3), return_lse=True)
         assert torch.allclose(o, torch.tensor(p, dtype=dtype).expand_as(o), rtol=0.01)
