@@ -39,7 +39,9 @@ def read(path: Path) -> Mutant:
 
 def write_mutant(mutant: Mutant, folder: Path):
     """A copy of the library in the folder, with the mutant's piece replaced."""
-    shutil.copytree(ROOT / "attnlib", folder / "attnlib", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "attnlib", folder / "attnlib", ignore=shutil.ignore_patterns("__pycache__")
+    )
     file = folder / mutant.file
     source = file.read_text()
     assert source.count(mutant.old) == 1, f"applies {source.count(mutant.old)} times, not once"
@@ -55,8 +57,9 @@ def run_law(law: str, folder: Path):
 
     assert Path(attnlib.__file__).is_relative_to(folder)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-o", "addopts="]
-    sys.exit(pytest.main([*options, f"{ROOT / 'tests' / law}"]))
+    # The plugin would collect all garbage five times, which takes as long as the rest.
+    options = "-x -q --tb=line -p no:cacheprovider -p no:unraisableexception -o addopts="
+    sys.exit(pytest.main([*options.split(), f"{ROOT / 'tests' / law}"]))
 
 
 @pytest.mark.parametrize("path", MUTANTS, ids=lambda path: path.stem)
