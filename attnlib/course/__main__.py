@@ -70,14 +70,15 @@ def _slides(args) -> int:
 
 
 def _exercises(args) -> int:
-    from attnlib.course.exercises import students
+    from attnlib.course.exercises import matrix, students
+    from attnlib.course.publish import notebooks
 
     if args.matrix:
-        rows = students.matrix()
-        print(students.matrix_table(rows))
+        rows = matrix.matrix()
+        print(matrix.matrix_table(rows))
         return 0 if all(row["good"] for row in rows) else 1
     os.environ["ATTNLIB_REPLAY"] = "1"
-    for path in students.generate(args.out or students.STUDENTS):
+    for path in students.generate(notebooks.run, args.out or students.STUDENTS):
         print(path.name)
     return 0
 
