@@ -9,6 +9,7 @@ import torch
 
 from attnlib import FlashAttentionCore, StdAttentionCord, attention_oracle
 from attnlib.course.inputs import alice_qkv
+from attnlib.softmax import relative_error  # noqa: F401
 
 FULL = (torch.float32, torch.float64)
 HALF = (torch.bfloat16, torch.float16)
@@ -39,11 +40,6 @@ def max_visible_score(q, k, causal=False, key_mask=None, window=None) -> float:
         see = see & key_mask[..., None, :]
     s = s.masked_fill(~see, 0).abs()
     return s.max().item() if s.numel() else 0.0
-
-
-def relative_error(got, o) -> float:
-    norm = o.norm()
-    return ((got.double() - o).norm() / norm).item() if norm else got.norm().item()
 
 
 def random_qkv(*lead, Nq=5, Nk=7, d=4, dv=3, kv_heads=None, dtype=torch.float64, seed=0):

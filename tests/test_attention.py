@@ -1,10 +1,6 @@
 """Both cores are one function: against float64, with every mask, and backwards."""
 
-import ast
-import io
 import math
-import tokenize
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +18,6 @@ from cases import (
 )
 from torch import nn
 
-import attnlib
 from attnlib import (
     FlashAttentionCore,
     StdAttentionCord,
@@ -338,42 +333,3 @@ def test_cores_have_no_parameters_and_one_signature():
     for core in cores(8):
         assert not list(core.parameters()) and not list(core.buffers())
     assert standard_attention(Q, Q, Q).shape == flash_attention(Q, Q, Q, 2).shape == Q.shape
-
-
-# The house -----------------------------------------------------------------
-
-
-ROOT = Path(attnlib.__file__).parent
-MATHS = sorted([*ROOT.glob("*.py"), *ROOT.glob("kernels/*.py")])
-
-
-def code_lines(path: Path) -> int:
-    """Lines that hold code: no docstring, comment or blank line."""
-    source, lines = path.read_text(), set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.string.strip() and token.type != tokenize.COMMENT:
-            lines |= set(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(
-            node
-        ):
-            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    return len(lines)
-
-
-def test_every_file_of_the_maths_fits_one_sitting():
-    counts = {path: code_lines(path) for path in MATHS}
-    assert len(counts) >= 6 and min(counts.values()) > 0
-    for path, count in counts.items():
-        long = path.name in ("attention.py", "flash.py") or path.parent.name == "kernels"
-        assert count <= (220 if long else 150), f"{path.name} has {count} lines of code"
-
-
-@pytest.mark.parametrize("path", MATHS, ids=lambda path: path.name)
-def test_the_maths_never_imports_the_classroom(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = [alias.name for alias in getattr(node, "names", ()) if hasattr(alias, "asname")]
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "a relative import hides where it goes"
-            names = [f"{node.module}.{name}" for name in names]
-        assert not any(f"{name}.".startswith("attnlib.course.") for name in names), names

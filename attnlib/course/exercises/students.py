@@ -6,8 +6,6 @@ a copy made here and one made by `nbgrader generate_assignment` are the same.
 """
 
 import re
-from collections.abc import Callable
-from pathlib import Path
 
 import nbformat
 
@@ -22,17 +20,6 @@ assert check({0}).passed, check({0})
 ### END HIDDEN TESTS
 check({0})"""
 STUB = "# YOUR CODE HERE\nraise NotImplementedError()"  # nbgrader's own
-
-
-def generate(execute: Callable[[Path], None], folder: Path = STUDENTS) -> list[Path]:
-    """Write and execute the student copy of every solution."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for source in sorted(SOLUTIONS.glob("[0-9][0-9]_*.ipynb")):
-        paths.append(folder / source.name)
-        nbformat.write(student_version(nbformat.read(source, 4)), paths[-1])
-        execute(paths[-1])
-    return paths
 
 
 def student_version(solved: nbformat.NotebookNode) -> nbformat.NotebookNode:
