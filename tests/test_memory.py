@@ -159,3 +159,12 @@ def test_measured_is_predicted_on_this_gpu(core):
     inputs = make_qkv(1, 8, 2048, D, n=4, device="cuda")
     for fn, args in ((forward(core), inputs[:3]), (forward_backward(core), inputs)):
         assert measured_peak(fn, *args) == predicted_peak(fn, *args)
+
+
+def test_a_prediction_counts_what_a_gpu_would_hold():
+    def fn(x):
+        counter = torch.zeros(1)  # on the CPU, wherever x is
+        return x + 1, counter
+
+    x = torch.ones(1024)
+    assert predicted_peak(fn, x) == 4096 and live_bytes(fn, x).peak == 4096 + 512

@@ -144,7 +144,7 @@ def measure_contexts() -> list[dict]:
         for core in ("standard", "flash"):
             fits = largest_context(core, card, context_bytes())
             for N in (fits, int(1.05 * fits) // 256 * 256 + 256):
-                row = {"core": core, "card": gib * GIB, "N": N, "fits": N == fits}
+                row = {"core": core, "card": gib * GIB, "N": N, "fits": fits == N}
                 row |= _tried(windowed(core), N)
                 rows.append(row | {"ran": "problem" not in row})
     imitate_card(None)
