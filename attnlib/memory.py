@@ -73,17 +73,14 @@ def live_bytes(fn: Callable, *args) -> Timeline:
     """
     if any(x.is_cuda for x in _tensors(args)):
         raise ValueError("args has a CUDA tensor; use measured_timeline or predicted_timeline")
-    with _Bookkeeper() as books:
-        result = fn(*args)
-    events = list(books.events)  # before the result is freed
-    del result
-    return Timeline(events)
+    return _timeline(_Bookkeeper(), fn, *args)
 
 
 def predicted_timeline(fn: Callable, *args) -> Timeline:
-    """`live_bytes` of fn on meta copies of its tensor arguments: nothing is
-    computed and no memory is used, whatever their size."""
-    return live_bytes(fn, *tree_map_only(Tensor, _meta_like, args))
+    """`live_bytes` of fn on meta copies of its tensor arguments: nothing is computed and
+    no memory is used, whatever their size. What fn makes on the CPU is no GPU's, and free.
+    """
+    return _timeline(_Bookkeeper("meta"), fn, *tree_map_only(Tensor, _meta_like, args))
 
 
 def predicted_peak(fn: Callable, *args) -> int:
@@ -160,10 +157,12 @@ def forward_backward(core: Callable, **options) -> Callable:
 
 
 class _Bookkeeper(TorchDispatchMode):
-    """Sees every operator's result; a storage dies with its last tensor."""
+    """Sees every operator's result; a storage dies with its last tensor. With a device
+    type, those on others are free."""
 
-    def __init__(self):
+    def __init__(self, device: str | None = None):
         super().__init__()
+        self.device = device
         self.events, self.live, self.storages = [], 0, {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -181,7 +180,8 @@ class _Bookkeeper(TorchDispatchMode):
         for x in _tensors(tensors):
             storage = x.untyped_storage()
             if storage._cdata not in self.storages:
-                self._born(storage, name, tuple(x.shape))
+                free = self.device not in (None, x.device.type)
+                self._born(storage, None if free else name, tuple(x.shape))
 
     def _born(self, storage, name, shape):
         # name is None for an argument: it was there before, and is free.
@@ -199,6 +199,14 @@ class _Bookkeeper(TorchDispatchMode):
         if size:
             self.live += size
             self.events.append(Event(size, self.live, label))
+
+
+def _timeline(books: "_Bookkeeper", fn: Callable, *args) -> Timeline:
+    with books:
+        result = fn(*args)
+    events = list(books.events)  # before the result is freed
+    del result
+    return Timeline(events)
 
 
 def _warm_up(fn, *args) -> int:
