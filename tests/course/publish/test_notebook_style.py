@@ -16,7 +16,7 @@ from attnlib.course.publish import notebooks
 
 LESSONS = {path.stem: nbformat.read(path, 4) for path in notebooks.lessons()}
 LESSON = pytest.mark.parametrize("name", LESSONS)
-TAGS = {"from-library", "nbval-ignore-output", "hide-input"}
+TAGS = {"from-library", "nbval-ignore-output", "hide-input", "optional"}
 SLIDES = {"slide", "subslide", "fragment", "skip", "notes"}
 ROOT = Path(attnlib.__file__).parents[1]
 
