@@ -239,7 +239,7 @@ def _freeze(output: NotebookNode, states: dict) -> None:
     if "attn-needs-kernel" in state.get("_dom_classes", ()):
         alt = escape(data["text/plain"])
         picture = f'src="data:image/png;base64,{data["image/png"]}" alt="{alt}"'
-        words = f'<p class="needs-kernel">{alt} (It is live in the notebook.)</p>'
+        words = '<p class="needs-kernel">In the notebook this explorer is live.</p>'
         output["data"] = {"text/html": f"<img {picture}>{words}"}
 
 

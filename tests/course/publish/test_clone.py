@@ -93,6 +93,8 @@ def test_run_refuses_a_changed_lesson(room, capsys):
 
 
 def test_exercises_refuse_to_replace_an_answer(tmp_path, capsys):
+    if not (notebooks.NOTEBOOKS / "solutions").is_dir():
+        pytest.skip("this copy of the course has no solutions, which teachers keep")
     name = "01_safe_softmax.ipynb"
     answered = nbformat.read(notebooks.NOTEBOOKS / "exercises" / name, 4)
     answered.cells[-1].source = "my answer"

@@ -263,7 +263,7 @@ def test_an_explorer_without_kernel_is_live_or_a_picture(export):
     assert "requirejs" not in still and slides.STATE not in still
     assert BeautifulSoup(still, "html.parser").img["alt"] == 'a "tree"'
     said = BeautifulSoup(still, "html.parser").select_one(".needs-kernel").text
-    assert said == 'a "tree" (It is live in the notebook.)' and "image/png" in still
+    assert said == "In the notebook this explorer is live." and "image/png" in still
 
 
 def test_ready_frames_need_no_kernel_and_the_others_do():
