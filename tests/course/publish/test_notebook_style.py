@@ -131,7 +131,8 @@ def test_links_exist_and_pictures_have_words(name):
 
 
 def test_readme_links_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
+    targets = set(re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()))
+    for target in targets - {"notebooks/solutions"}:  # which teachers keep
         assert target.startswith("https://") or (ROOT / target).exists(), target
 
 
