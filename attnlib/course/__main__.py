@@ -49,7 +49,13 @@ def _parser() -> argparse.ArgumentParser:
     slides = commands.add_parser("slides", help="write the lessons as offline decks")
     slides.add_argument("lesson", nargs="*", help="number, name or path; all for none")
     slides.add_argument("--out", type=Path, help="another folder than build/slides/")
-    slides.add_argument("--pdf", action="store_true", help="print handouts through Chromium")
+    slides.add_argument("--pdf", action="store_true", help="and a handout, a page a slide")
+    slides.add_argument("--notes", action="store_true", help="and a handout with notes and answers")
+    slides.add_argument("--title-slide", metavar="WORDS", default="", help="name, date, place")
+    slides.add_argument("--short", action="store_true", help="without slides tagged optional")
+    slides.add_argument(
+        "--execute", action="store_true", help="run the lessons, instead of stored outputs"
+    )
 
     exercises = commands.add_parser(
         "exercises", parents=[force], help="make the student copies from solutions/"
@@ -138,12 +144,23 @@ def _figures(args) -> int:
 
 
 def _slides(args) -> int:
-    from attnlib.course.publish import clone, slides
+    from attnlib.course.publish import clone, handout, notebooks, slides
 
     clone.need()
-    for path in slides.build(args.lesson, args.out or slides.OUT, args.pdf):
-        print(path, flush=True)
-    return 0
+    out, failed = args.out or slides.OUT, 0
+    browser = handout.chromium() if args.pdf or args.notes else None
+
+    def make(path):
+        deck = slides.write(path, out, args.execute, args.title_slide, args.short)
+        print(deck, flush=True)
+        for notes in [False] * args.pdf + [True] * args.notes:
+            print(handout.print_deck(deck, browser, notes), flush=True)
+
+    for path in _each(slides.prepare(args.lesson, out), "5 to 15 s each"):
+        if problem := notebooks.attempt(make, path):
+            print(f"{path.stem} {problem}; there is no new deck of it", file=sys.stderr)
+            failed += 1
+    return min(failed, 1)
 
 
 def _exercises(args) -> int:

@@ -108,7 +108,7 @@ def attempt(do, path: Path) -> str | None:
         source = error.traceback.partition("-" * 18)[2].strip()
         said = f"{error.ename}: {error.evalue}".splitlines()[0]
         return f"failed: {said[:200]} (in the cell that begins {source.splitlines()[0]!r})"
-    except (CellTimeoutError, DeadKernelError) as error:
+    except (CellTimeoutError, DeadKernelError, ValueError, OSError) as error:
         return f"failed: {str(error).splitlines()[0]}"
     return None
 

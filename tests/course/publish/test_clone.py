@@ -93,6 +93,8 @@ def test_run_refuses_a_changed_lesson(room, capsys):
 
 
 def test_exercises_refuse_to_replace_an_answer(tmp_path, capsys):
+    if not (notebooks.NOTEBOOKS / "solutions").is_dir():
+        pytest.skip("this copy of the course has no solutions, which teachers keep")
     name = "01_safe_softmax.ipynb"
     answered = nbformat.read(notebooks.NOTEBOOKS / "exercises" / name, 4)
     answered.cells[-1].source = "my answer"
@@ -232,4 +234,4 @@ def test_an_unknown_lesson_is_answered_with_each_name_once(capsys):
     said = refused("run", "nope", capsys=capsys)
     for path in notebooks.lessons():
         assert len(re.findall(rf"\b{path.stem}\b", said)) == 1
-    assert "exercises/NN, solutions/NN" in said
+    assert said.count("exercises/NN") == 1
