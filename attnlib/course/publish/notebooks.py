@@ -55,7 +55,7 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     Widget state (GitHub refuses half of it), timestamps, the Python version,
     and the numbering of an edited notebook.
     """
-    keep = {"slideshow", "tags", "nbgrader"}
+    keep = {"slideshow", "tags", "nbgrader", "jupyter"}
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
