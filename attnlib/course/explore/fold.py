@@ -67,7 +67,9 @@ class RescalingExplorer(Explorer):
         self._show()
         rows = [w.HBox(controls[:3]), w.HBox(controls[3:5]), w.HBox(controls[5:])]
         children = [*rows, self.numbers, self.picture]
-        picture = draw.draw_rescaling(self.trace, "scores, and the reference m of each block")
+        steps = f"{self.trace.rescales} of {len(self.trace.states) - 1} steps"
+        title = f"The maximum m rose in {steps}, and all before was rescaled"
+        picture = draw.draw_rescaling(self.trace, title)
         super().__init__(children, picture, f"Rescaling explorer: {self.text}")
 
     def _show(self, change=None):
@@ -120,7 +122,9 @@ class MergeTree(Explorer):
         self.error = (self.root.l.double() / exact.l - 1).abs().max().item()
         m, l = self.root.m.item(), self.root.l.item()
         self.text = f"{self.kind.value}: the root is m = {m:.2f}, l = {l:.5f}"
-        self.figure = draw.draw_merge_tree(tree, self.leaves, "each node: m, l")
+        self.figure = draw.draw_merge_tree(
+            tree, self.leaves, "Whatever the brackets, one root (each node: m, l)"
+        )
         self.picture.value = svg(self.figure, self.text)
         self.numbers.value = say(f"{self.text}; rounding error of l {self.error:.1e}")
 
