@@ -66,7 +66,9 @@ def hurting_inputs() -> dict[str, tuple]:
     first = torch.ones(131, dtype=torch.bool)
     first[:64] = False  # the whole first block is hidden
     alice = {f"alice {n}": (*alice_qkv(n, torch.float64), {}) for n in (0, 5)}
+    harshest = tuple(x[2] for x in alice_qkv(0, torch.float64))
     return alice | {
+        "alice's harshest head": (*harshest, {}),
         "random": (q, k, v, {}),
         "logits x 20": (20 * q, k, v, {}),
         "causal": (q, k, v, {"causal": True}),
@@ -84,6 +86,13 @@ def hurting_inputs() -> dict[str, tuple]:
 
 
 HURTING = hurting_inputs()
+# Tiles of 5 are slow: of Alice's heads one does.
+BLOCKS = [
+    (name, block_size)
+    for name in HURTING
+    for block_size in (5, 64, 1000)
+    if block_size > 5 or name not in ("alice 0", "alice 5")
+]
 
 
 def oracle(q, k, v, options):

@@ -43,7 +43,7 @@ def test_standard_with_a_mask_takes_two_matrices_and_at_most_one_boolean_one():
 
 
 def test_flash_takes_one_score_block_and_a_few_rows():
-    assert overhead(FlashAttentionCore(D, BLOCK), *meta(1, HEADS, N, D)) <= 1.05 * SCORE_BLOCK
+    assert overhead(FlashAttentionCore(D, BLOCK), *meta(1, HEADS, N, D)) <= 1.015 * SCORE_BLOCK
 
 
 def test_a_mask_adds_two_boolean_blocks_at_most():
@@ -51,7 +51,7 @@ def test_a_mask_adds_two_boolean_blocks_at_most():
     padding = torch.ones(1, 1, N, dtype=torch.bool, device="meta")
     for options in ({"causal": True}, {"window": 700}, {"causal": True, "key_mask": padding}):
         extra = overhead(core, *qkv, **options) - overhead(core, *qkv)
-        assert extra <= 2 * BLOCK * BLOCK + 4 * ROW
+        assert extra <= 2 * BLOCK * BLOCK + ROW
 
 
 def test_lse_costs_one_float_a_query():
@@ -60,11 +60,10 @@ def test_lse_costs_one_float_a_query():
     assert predicted_peak(forward(core, return_lse=True), *qkv) == plain + HEADS * N * 4
 
 
-def test_grouped_heads_cost_one_query_block():
+def test_grouped_heads_take_the_block_of_their_key_heads():
     q, *_ = meta(1, HEADS, N, D)
     k, v = meta(1, 2, N, D, n=2)
-    query_block = HEADS * BLOCK * D * 4
-    assert overhead(FlashAttentionCore(D, BLOCK), q, k, v) <= 1.05 * SCORE_BLOCK + query_block
+    assert overhead(FlashAttentionCore(D, BLOCK), q, k, v) <= 0.4 * SCORE_BLOCK
 
 
 @pytest.mark.parametrize("block", [128, 512])
@@ -78,19 +77,22 @@ def test_transposed_heads_are_never_copied_whole():
     views = [x.transpose(1, 2) for x in meta(2, N, HEADS, D)]  # (B, N, H, d) memory
     timeline = predicted_timeline(forward(FlashAttentionCore(D, BLOCK)), *views)
     copies = [e for e in timeline.events if e.size > 0 and not e.name.startswith("new_")]
-    assert copies and max(e.size for e in copies) <= 2 * HEADS * BLOCK * D * 4
+    query_block = 2 * HEADS * BLOCK * D * 4
+    assert copies and max(e.size for e in copies) <= query_block
+    # At once: the score block, a block of q, one of k or v, and the rows.
+    assert timeline.peak - timeline.kept <= 1.015 * 2 * SCORE_BLOCK + 2 * query_block
 
 
-def test_the_specification_example_takes_six_kib():
-    assert overhead(FlashAttentionCore(1024, 8), *meta(16, 1024)) <= 6 * 1024
+def test_the_specification_example_takes_four_kib():
+    assert overhead(FlashAttentionCore(1024, 8), *meta(16, 1024)) <= 4 * 1024
 
 
 def test_training_memory_is_linear():
     peaks = [
         predicted_peak(forward_backward(FlashAttentionCore(D, BLOCK)), *meta(1, HEADS, n, D, n=4))
-        for n in (N, 2 * N)
+        for n in (N // 2, N)
     ]
-    assert peaks[1] < 2.02 * peaks[0]
+    assert peaks[1] < 2.0 * peaks[0]
 
 
 @pytest.mark.parametrize("core", [StdAttentionCord(16), FlashAttentionCore(16, 32)])

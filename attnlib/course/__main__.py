@@ -1,21 +1,49 @@
-"""python -m attnlib.course {run,figures,slides,exercises,measure}: one door for every chore."""
+"""python -m attnlib.course {lab,run,clean,figures,slides,exercises,measure}: one door.
+
+A command that writes into the clone asks `clone.guard` first; one that takes minutes
+goes through `_each`, which says how long and where it is. Ctrl-C is one line.
+"""
 
 import argparse
 import os
 import sys
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
 def main(argv=None) -> int:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        return COMMANDS[args.command](args)
+    except KeyboardInterrupt:
+        print(f"\n{args.command} was stopped", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        parser.error(str(error))  # status 2
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m attnlib.course")
     commands = parser.add_subparsers(dest="command", required=True)
+    force = argparse.ArgumentParser(add_help=False)
+    force.add_argument("--force", action="store_true", help="overwrite changed files, too")
 
-    run = commands.add_parser("run", help="execute notebooks and store their outputs")
+    lab = commands.add_parser("lab", help="open the course in JupyterLab")
+    lab.add_argument("options", nargs=argparse.REMAINDER, help="handed on to jupyter lab")
+
+    run = commands.add_parser("run", parents=[force], help="execute notebooks and store outputs")
     run.add_argument(
         "lesson", nargs="*", help="number (03, solutions/03), name or path; all for none"
     )
 
-    figures = commands.add_parser("figures", help="draw every file of figures/ again")
+    clean = commands.add_parser(
+        "clean", help="notebooks as stored: what you typed stays, and other changes go"
+    )
+    clean.add_argument("lesson", nargs="*", help="number, name or path; all for none")
+
+    figures = commands.add_parser("figures", parents=[force], help="draw all of figures/ again")
     figures.add_argument("--out", type=Path, help="another folder than figures/")
 
     slides = commands.add_parser("slides", help="write the lessons as offline decks")
@@ -23,7 +51,9 @@ def main(argv=None) -> int:
     slides.add_argument("--out", type=Path, help="another folder than build/slides/")
     slides.add_argument("--pdf", action="store_true", help="print handouts through Chromium")
 
-    exercises = commands.add_parser("exercises", help="make the student copies from solutions/")
+    exercises = commands.add_parser(
+        "exercises", parents=[force], help="make the student copies from solutions/"
+    )
     exercises.add_argument("--out", type=Path, help="another folder than notebooks/exercises/")
     exercises.add_argument("--matrix", action="store_true", help="prove the checks instead")
 
@@ -36,49 +66,105 @@ def main(argv=None) -> int:
         metavar="package.module:function",
         help="add your own f(q, k, v, causal=...) as rows",
     )
-    args = parser.parse_args(argv)
-    try:
-        return COMMANDS[args.command](args)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    return parser
+
+
+def _each(items: Iterable, usually: str) -> Iterator:
+    """The items one by one, each announced on stderr: paths, or names."""
+    items = list(items)
+    print(f"{len(items)} to do, usually {usually}", file=sys.stderr)
+    for n, item in enumerate(items, 1):
+        name = f"{item.parent.name}/{item.stem}" if isinstance(item, Path) else item
+        print(f"[{n} of {len(items)}] {name}", file=sys.stderr, flush=True)
+        yield item
+
+
+def _lab(args) -> int:
+    from jupyterlab.labapp import LabApp
+
+    from attnlib.course.publish import clone, notebooks
+
+    root = clone.need()
+    options = [f"--ServerApp.root_dir={root}"]
+    if notebooks.can_encrypt():
+        options.append("--KernelManager.transport_encryption=auto")
+    if getattr(os, "geteuid", lambda: 1)() == 0:
+        options.append("--allow-root")  # as in a container, where nobody else is
+    first = str(notebooks.lessons(["00"])[0])
+    server = LabApp.initialize_server([*options, *args.options, first])
+    server.contents_manager.register_pre_save_hook(notebooks.tidy)
+    server.start()
+    return 0
 
 
 def _run(args) -> int:
-    from attnlib.course.publish import notebooks
+    from attnlib.course.publish import clone, notebooks
 
+    clone.need()
     os.environ["ATTNLIB_REPLAY"] = "1"  # stored outputs are the replayed ones
+    paths = notebooks.every(args.lesson)
+    clone.guard({path: path.read_bytes() for path in paths}, args.force)
+    failed = 0
+    for path in _each(paths, "5 to 15 s each"):
+        if problem := notebooks.attempt(notebooks.run, path):
+            print(f"{path.name} {problem}; it is left as it was", file=sys.stderr)
+            failed += 1
+    return min(failed, 1)
+
+
+def _clean(args) -> int:
+    from attnlib.course.publish import clone, notebooks
+
+    clone.need()
     for path in notebooks.every(args.lesson):
-        print(path.relative_to(notebooks.NOTEBOOKS), flush=True)
-        notebooks.run(path)
+        if done := notebooks.clean(path, clone.committed(path)):
+            print(f"{path.parent.name}/{path.name}: {done}")
     return 0
 
 
 def _figures(args) -> int:
-    from attnlib.course.publish import figures
+    from attnlib.course.publish import clone, figures
 
-    for path in figures.draw_all(args.out or figures.FIGURES):
+    clone.need()
+    folder = args.out or figures.FIGURES
+    with tempfile.TemporaryDirectory() as drawn:
+        new = {folder / p.name: p.read_bytes() for p in figures.draw_all(Path(drawn))}
+    clone.guard(new, args.force)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, data in new.items():
+        path.write_bytes(data)
         print(path.name)
     return 0
 
 
 def _slides(args) -> int:
-    from attnlib.course.publish import slides
+    from attnlib.course.publish import clone, slides
 
+    clone.need()
     for path in slides.build(args.lesson, args.out or slides.OUT, args.pdf):
         print(path, flush=True)
     return 0
 
 
 def _exercises(args) -> int:
-    from attnlib.course.exercises import students
+    import nbformat
+
+    from attnlib.course.exercises import matrix, students
+    from attnlib.course.publish import clone, notebooks
 
     if args.matrix:
-        rows = students.matrix()
-        print(students.matrix_table(rows))
+        rows = matrix.matrix()
+        print(matrix.matrix_table(rows))
         return 0 if all(row["good"] for row in rows) else 1
+    clone.need("notebooks/solutions", "teachers keep them, and student copies are made from them")
     os.environ["ATTNLIB_REPLAY"] = "1"
-    for path in students.generate(args.out or students.STUDENTS):
-        print(path.name)
+    folder = args.out or students.STUDENTS
+    solved = [path for path in notebooks.every() if path.parent == students.SOLUTIONS]
+    copies = {folder / p.name: students.student_version(nbformat.read(p, 4)) for p in solved}
+    clone.guard(copies, args.force)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in _each(copies, "5 to 10 s each"):
+        notebooks.run(path, copies[path])
     return 0
 
 
@@ -99,7 +185,9 @@ def _measure(args) -> int:
 
 
 COMMANDS = {
+    "lab": _lab,
     "run": _run,
+    "clean": _clean,
     "figures": _figures,
     "slides": _slides,
     "exercises": _exercises,

@@ -1,15 +1,23 @@
 """The fold, step by step: pictures of what `online_attention` yielded."""
 
-from html import escape
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from attnlib import SoftmaxState, calculate_local_fx
+from attnlib import SoftmaxState
+from attnlib.course.draw import shapes
+from attnlib.course.draw.shapes import FONT, Area, Look, Path, Shape, Text, box
 from attnlib.course.draw.style import GREY, ML, PAIR, O, S, styled
+
+SIZE = 880, 372  # pixels
+LEFT, RIGHT = 60, 850  # of the keys, in the rescaling picture
+HIGH, LOW, ONE, ZERO = 72, 226, 280, 345  # heights there: of the scores, of the factors
+WHITE, RED = Look("white", ML), Look(ML)
 
 
 class Trace(NamedTuple):
@@ -43,13 +51,17 @@ class Trace(NamedTuple):
         ends = range(0, len(self.scores), self.block_size)
         return [slice(j, min(j + self.block_size, len(self.scores))) for j in ends]
 
+    def weights(self, step: int) -> Tensor:
+        """e^(s - m) of the keys seen up to block `step`, relative to its m: (seen,)."""
+        return torch.exp(self.scores[: self.blocks[step].stop] - self.m[step])
+
 
 @styled
-def draw_local(scores: Tensor) -> Figure:
-    """One block: its scores (N,) under their maximum m, and fx = e^(s - m) beside them."""
+def draw_local(scores: Tensor, m: Tensor, l: Tensor, fx: Tensor) -> Figure:
+    """One block: its scores (N,) under their maximum m, and fx = e^(s - m) beside them;
+    m, l, fx as `calculate_local_fx` returns them."""
     figure = Figure(figsize=(8, 2.8), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
-    m, l, fx = calculate_local_fx(scores)
     x = range(len(scores))
     left.bar(x, scores, color=S)
     left.hlines(m.item(), -1, len(scores), color=ML, linewidth=2.5)
@@ -69,10 +81,9 @@ def draw_block_step(trace: Trace, step: int, labels=None) -> Figure:
     """Everything the loop knows after block `step` (from 0): scores under the running
     maximum, weights with the ghost of their last height, l, and the output so far."""
     figure = _figure(8, 3.6)
-    grid = figure.add_gridspec(
-        3, 2, height_ratios=(3, 3, 1), width_ratios=(2.6, 1),
-        left=0.075, right=0.985, top=0.9, bottom=0.115, hspace=0.42, wspace=0.2,
-    )  # fmt: skip
+    ratios = {"height_ratios": (3, 3, 1), "width_ratios": (2.6, 1)}
+    grid = figure.add_gridspec(3, 2, **ratios)
+    figure.subplots_adjust(left=0.075, right=0.985, top=0.9, bottom=0.115, hspace=0.42, wspace=0.2)
     scores, weights, total = (figure.add_subplot(grid[i, 0]) for i in range(3))
     plane = figure.add_subplot(grid[:, 1])
     _draw_scores(scores, trace, step, labels)
@@ -96,107 +107,115 @@ def describe_step(trace: Trace, step: int) -> str:
 
 
 @styled
-def draw_rescaling(trace: Trace, title: str, labels=None) -> Figure:
-    """Scores under the staircase of the reference m, and each step's factor."""
-    return _draw_factors(trace, trace.factors[1:], title, labels)
-
-
-@styled
-def draw_blocks(s: Tensor, block_size: int, title: str) -> Figure:
-    """Scores s (M,) in blocks measured alone: each under its own maximum m_j, and
-    below the factor e^(m_j - m) that brings it to the common m."""
-    alone = [SoftmaxState.of(s_j[None], s_j[:, None]) for s_j in s.split(block_size)]
-    trace = Trace(s, block_size, alone)
-    factors = [float(np.exp(m_j - max(trace.m))) for m_j in trace.m]
-    return _draw_factors(trace, factors, title, None)
-
-
-def _draw_factors(trace, bars, title, labels) -> Figure:
+def draw_blocks(blocks: list[Tensor], m: Tensor, factors: Tensor, title: str) -> Figure:
+    """Blocks of scores measured alone: each under its own maximum of m (blocks,), and
+    below its factor of `factors` (blocks,), which brings it to the common maximum."""
     figure = _figure(8, 3.4)
-    grid = figure.add_gridspec(
-        2, 1, height_ratios=(3, 1.6), left=0.075, right=0.985, top=0.9, bottom=0.145, hspace=0.42
-    )
-    scores, factors = (figure.add_subplot(grid[i]) for i in range(2))
-    _draw_scores(scores, trace, len(trace.states) - 1, labels)
-    scores.set_title(title)
-    for block, factor in zip(trace.blocks[-len(bars) :], bars):
-        middle, width = (block.start + block.stop - 1) / 2, block.stop - block.start
-        factors.bar(middle, factor, 0.7 * width, color=ML)
-    factors.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
-    factors.set(xlim=scores.get_xlim(), ylim=(0, 1.15), yticks=(0, 1), ylabel="factor")
-    factors.set_xlabel("key")
+    scores, below = figure.subplots(2, 1, height_ratios=(3, 1.6))
+    figure.subplots_adjust(left=0.075, right=0.985, top=0.9, bottom=0.145, hspace=0.42)
+    edges = np.cumsum([0, *map(len, blocks)]) - 0.5
+    keys = [slice(int(a + 0.5), int(b + 0.5)) for a, b in pairwise(edges)]
+    for n, (block, s, factor) in enumerate(zip(keys, blocks, factors.tolist())):
+        _bars(scores, block, s.numpy(), PAIR[n % 2])
+        below.bar((block.start + block.stop - 1) / 2, factor, 0.7 * len(s), color=ML)
+    scores.stairs(m, edges, baseline=None, color=ML, linewidth=2.5)
+    scores.axhline(0, color=GREY, linewidth=0.6)
+    scores.set(xlim=(-1, 1.04 * keys[-1].stop), title=title)
+    _beside(scores, "m", (edges[-1], m[-1].item()), ML)
+    below.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
+    below.set(xlim=scores.get_xlim(), ylim=(0, 1.15), yticks=(0, 1), ylabel="factor", xlabel="key")
     return figure
 
 
-def svg_rescaling(trace: Trace, text: str, labels=None) -> str:
-    """`draw_rescaling` as hand-made SVG: a thirtieth of the time, for a live explorer.
-
-    `text` names it for screen readers.
-    """
+def draw_rescaling(trace: Trace, labels=None) -> Iterator[Shape]:
+    """Scores under the staircase of the reference m, and each step's factor."""
     s, M = trace.scores.tolist(), len(trace.scores)
     low, high = min(*s, 0.0), max(*s, 0.0)
-    x = [60 + 790 * key / M for key in range(M + 1)]
+    x = [LEFT + (RIGHT - LEFT) * key / M for key in range(M + 1)]
 
     def y(score):
-        return 225 - 185 * (score - low) / (high - low)
+        return LOW - (LOW - HIGH) * (score - low) / (high - low)
 
-    parts = []
-    for n, (block, factor) in enumerate(zip(trace.blocks, trace.factors)):
+    outlines, factors, stairs = [[], []], [], []
+    for n, (block, factor, m) in enumerate(zip(trace.blocks, trace.factors, trace.m)):
         left, right = x[block.start], x[block.stop]
-        steps = "".join(f"V{y(s[key]):.1f}H{x[key + 1]:.1f}" for key in range(M)[block])
-        parts.append(f'<path d="M{left:.1f} {y(0):.1f}{steps}V{y(0):.1f}Z" fill="{PAIR[n % 2]}"/>')
+        tops = [(x[key + side], y(s[key])) for key in range(M)[block] for side in (0, 1)]
+        outlines[n % 2].append([(left, y(0)), *tops, (right, y(0))])
+        stairs += [(left, y(m)), (right, y(m))]
         if n:
-            box = f'x="{left + 2:.1f}" y="{345 - 70 * factor:.1f}" width="{right - left - 4:.1f}"'
-            parts.append(f'<rect {box} height="{70 * factor:.1f}" fill="{ML}"/>')
-    stairs = "".join(f"V{y(m):.1f}H{x[b.stop]:.1f}" for b, m in zip(trace.blocks, trace.m))
-    first = f"M60 {y(trace.m[0]):.1f}"
-    parts += [
-        f'<path d="{first}{stairs}" fill="none" stroke="{ML}" stroke-width="2.5"/>',
-        f'<path d="M60 {y(0):.1f}H850M60 345H850" stroke="{GREY}"/>',
-        f'<path d="M60 275H850" stroke="{GREY}" stroke-dasharray="2 3"/>',
-        *(
-            f'<text x="{left}" y="{top:.1f}" text-anchor="{anchor}">{words}</text>'
-            for left, top, anchor, words in (
-                (
-                    60,
-                    18,
-                    "start",
-                    "scores, and the reference m that each block was measured against",
-                ),
-                (
-                    60,
-                    264,
-                    "start",
-                    "factor e^(m_old − m_new) of each step, 1 where nothing is rescaled",
-                ),
-                (52, y(high) + 5, "end", f"{high:.1f}"),
-                (52, y(low) + 5, "end", f"{low:.1f}"),
-                (52, 280, "end", "1"),
-                (52, 350, "end", "0"),
-                (60, 365, "start", "key 0"),
-                (850, 365, "end", f"key {M - 1}"),
-            )
-        ),
-        f'<text x="856" y="{y(trace.m[-1]) + 5:.1f}" fill="{ML}">m</text>',
-    ]
+            tall = (ZERO - ONE) * factor
+            factors.append(box(left + 2, ZERO - tall, right - left - 4, tall, RED))
+    for color, group in zip(PAIR, outlines):
+        yield from (Area(outline, Look(color)) for outline in group)
+    yield from factors
+    yield Path(stairs, Look(edge=ML, width=2.5))
+    yield from (Path([(LEFT, h), (RIGHT, h)], Look(edge=GREY)) for h in (y(0), ZERO))
+    yield Path([(LEFT, ONE), (RIGHT, ONE)], Look(edge=GREY, dashed=True))
+    title = "m never grows: nothing that came before shrinks"
+    if trace.rescales:
+        steps = f"{trace.rescales} of {len(trace.states) - 1} steps"
+        title = f"m grows in {steps}: there, all that came before shrinks"
+    yield Text(LEFT, 18, title, bold=True)
+    yield Text(LEFT, 42, "scores, and the reference m that each block was measured against")
+    yield Text(LEFT, 262, "factor e^(m_old − m_new) of each step, 1 where nothing is rescaled")
+    for number, height in (
+        (f"{high:.1f}", y(high)),
+        (f"{low:.1f}", y(low)),
+        ("1", ONE),
+        ("0", ZERO),
+    ):
+        yield Text(LEFT - 8, height + 5, number, "end")
+    yield from (Text(LEFT, 365, "key 0"), Text(RIGHT, 365, f"key {M - 1}", "end"))
+    yield Text(RIGHT + 6, y(trace.m[-1]) + 5, "m", color=ML, bold=True)
     if labels is not None:
         top = s.index(high)
-        middle = f'x="{x[top]:.1f}" y="{y(high) - 6:.1f}" text-anchor="middle"'
-        parts.append(f"<text {middle}>“{escape(labels[top])}”</text>")
-    head = f'role="img" aria-label="{escape(text)}" width="880" height="372" font-size="15"'
-    return f"<svg {head} font-family='sans-serif'>{''.join(parts)}</svg>"
+        place = ("start", "middle", "end")[(top > 0.04 * M) + (top > 0.96 * M)]
+        yield Text(x[top], y(high) - 6, f"“{labels[top]}”", place)
 
 
-@styled
-def draw_merge_tree(tree, leaves: list[SoftmaxState], title="") -> Figure:
-    """A bracketing (nested pairs of leaf numbers) with (m, l) at every node."""
-    figure = _figure(8, 3.4)
-    ax = figure.add_axes((0.01, 0.02, 0.98, 0.86))
-    ax.set_title(title)
-    ax.set_axis_off()
-    *_, (_, y, _) = _draw_node(ax, tree, leaves)
-    ax.set(xlim=(-0.6, len(leaves) - 0.4), ylim=(-0.5, y + 0.6))
-    return figure
+def draw_merge_tree(tree, states: dict, title="") -> Figure:
+    """A bracketing (nested pairs of leaf numbers) with (m, l) of its state in `states`
+    at every node."""
+    return shapes.figure(draw_tree(tree, states, title), SIZE)
+
+
+def draw_tree(tree, states: dict, title="") -> list[Shape]:
+    """The same as shapes."""
+    places = _places(tree)
+    root, leaves = places[tree][1], sum(isinstance(node, int) for node in places)
+    wide, tall = 860 / leaves, min(270 / max(root, 1), 70)
+
+    def at(node):
+        x, level = places[node]
+        return 10 + wide * (x + 0.5), SIZE[1] - 52 - tall * level
+
+    lines = [
+        Path([at(node), at(child)], Look(edge="#999999"))
+        for node in places
+        if not isinstance(node, int)
+        for child in node
+    ]
+    boxes, words = [], [Text(10, 22, title, bold=True)]
+    for node in places:
+        (x, y), (m, l) = at(node), (part.flatten()[0].item() for part in states[node][:2])
+        said = f"{m:.1f}, {l:.2f}".replace("-", "−")
+        half = 4.6 * len(said) + 5
+        boxes.append(box(x - half, y - 13, 2 * half, 26, WHITE))
+        words.append(Text(x, y + 0.36 * FONT, said, "middle"))
+        if isinstance(node, int):
+            words.append(Text(x, y + 34, f"block {node}", "middle", GREY))
+    return [*lines, *boxes, *words]
+
+
+def _places(tree) -> dict:
+    """Where each node stands: its slot from the left and its level above the leaves."""
+    if isinstance(tree, int):
+        return {tree: (0, 0)}
+    left, right = (_places(child) for child in tree)
+    shift = sum(isinstance(node, int) for node in left)
+    right = {node: (x + shift, level) for node, (x, level) in right.items()}
+    (xl, yl), (xr, yr) = left[tree[0]], right[tree[1]]
+    return left | right | {tree: ((xl + xr) / 2, max(yl, yr) + 1)}
 
 
 def _figure(width, height) -> Figure:
@@ -217,29 +236,28 @@ def _draw_scores(ax, trace, step, labels):
     _beside(ax, "m", (edges[-1], trace.m[step]), ML)
     if labels is not None:
         top = int(np.argmax(s[: trace.blocks[step].stop]))
-        style = {"textcoords": "offset points", "ha": "center"}
+        place = ("left", "center", "right")[(top > 0.04 * len(s)) + (top > 0.96 * len(s))]
+        style = {"textcoords": "offset points", "ha": place}
         ax.annotate(f"“{labels[top]}”", (top, max(trace.m[step], s[top])), (0, 4), **style)
 
 
 def _draw_weights(ax, trace, step):
-    s = trace.scores.numpy()
-    now = trace.blocks[step]
+    M, now, weights = len(trace.scores), trace.blocks[step], trace.weights(step)
     if step:
-        seen = slice(0, now.start)
-        _bars(ax, seen, np.exp(s[seen] - trace.m[step - 1]), "#d5d5d5")
+        _bars(ax, slice(0, now.start), trace.weights(step - 1), "#d5d5d5")
     for n, block in enumerate(trace.blocks[: step + 1]):
-        _bars(ax, block, np.exp(s[block] - trace.m[step]), PAIR[n % 2])
+        _bars(ax, block, weights[block], PAIR[n % 2])
     hatched = {"facecolor": "none", "edgecolor": "#bbbbbb", "hatch": "///", "linewidth": 0}
-    if now.stop < len(s):
-        ax.axvspan(now.stop - 0.5, len(s) - 0.5, **hatched)
-    ax.set(xlim=(-1, len(s) + 0.04 * len(s)), ylim=(0, 1.1), yticks=(0, 1))
+    if now.stop < M:
+        ax.axvspan(now.stop - 0.5, M - 0.5, **hatched)
+    ax.set(xlim=(-1, 1.04 * M), ylim=(0, 1.1), yticks=(0, 1))
     ax.set_title("weights e^(s − m); grey: their height one block ago")
 
 
 def _draw_total(ax, trace, step):
-    left, s = 0.0, trace.scores.double().numpy()
+    left, weights = 0.0, trace.weights(step)
     for n, block in enumerate(trace.blocks[: step + 1]):
-        part = float(np.exp(s[block] - trace.m[step]).sum())
+        part = weights[block].sum().item()
         ax.barh(0, part, left=left, color=PAIR[n % 2], edgecolor="white", linewidth=0.5)
         left += part
     ax.set(xlim=(0, 1.12 * max(trace.l)), yticks=(), ylim=(-0.6, 0.6))
@@ -250,7 +268,7 @@ def _draw_total(ax, trace, step):
 
 
 def _draw_plane(ax, trace, step):
-    path = np.array([(state.o / state.l)[0, :2].tolist() for state in trace.states])
+    path = np.array([state.finalise()[0][0, :2].tolist() for state in trace.states])
     ax.plot(*path[: step + 1].T, color=O, marker="o", markersize=5)
     ax.plot(*path[step], color=O, marker="o", markersize=11)
     ax.plot(*path[-1], color="black", marker="*", markersize=11, linestyle="")
@@ -260,31 +278,6 @@ def _draw_plane(ax, trace, step):
     ax.set_title("o / l moves to ★")
     ax.set(xlabel="value 0", xticks=(), yticks=())
     ax.set_ylabel("value 1")
-
-
-def _draw_node(ax, tree, leaves):
-    """Draws a subtree, yields its nodes as (x, y, state), the root last."""
-    if isinstance(tree, int):
-        nodes = [(_slot(ax), 0, leaves[tree])]
-        label = f"block {tree}\n"
-    else:
-        left, right = (list(_draw_node(ax, child, leaves)) for child in tree)
-        (xl, yl, a), (xr, yr, b) = left[-1], right[-1]
-        x, y = (xl + xr) / 2, max(yl, yr) + 1
-        for cx, cy in ((xl, yl), (xr, yr)):
-            ax.plot((cx, x), (cy, y), color="#999999", zorder=0)
-        nodes = [*left, *right, (x, y, a.merge(b))]
-        label = ""
-    x, y, state = nodes[-1]
-    m, l = state.m.flatten()[0].item(), state.l.flatten()[0].item()
-    box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": ML}
-    ax.text(x, y, f"{label}{m:.1f}, {l:.2f}", ha="center", va="center", fontsize=11, bbox=box)
-    return nodes
-
-
-def _slot(ax) -> int:
-    ax.next_slot = getattr(ax, "next_slot", -1) + 1
-    return ax.next_slot
 
 
 def _bars(ax, block: slice, heights, color) -> None:

@@ -46,7 +46,7 @@ def use_style() -> None:
 
 
 STEP_RC = {"font.size": 11, "axes.titlesize": 12, "axes.grid": False}
-PAIR = (Q, S)  # neighbouring blocks alternate between these two
+PAIR = (S, LETTERS["p"])  # neighbouring blocks alternate between these two
 
 
 def styled(draw):

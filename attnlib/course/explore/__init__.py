@@ -9,6 +9,7 @@ from attnlib.course.explore.fold import (
     eight_blocks,
     trace_row,
     trace_scores,
+    trace_tree,
 )
 from attnlib.course.explore.masks import MaskExplorer, view_mask
 from attnlib.course.explore.tile_walk import TileWalk, walk_tiles

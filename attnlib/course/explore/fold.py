@@ -1,16 +1,18 @@
 """The fold, to step through and to play with: a row, its rescaling, a tree of merges."""
 
+from functools import cache
+
 import ipywidgets as w
 import torch
 from torch import Tensor
 
 from attnlib import SoftmaxState, online_attention
 from attnlib.course.draw import fold as draw
-from attnlib.course.draw.fold import Trace
-from attnlib.course.draw.page import svg
+from attnlib.course.draw import page, shapes
+from attnlib.course.draw.fold import SIZE, Trace
 from attnlib.course.explore.base import FRAME, Explorer, Stepper, say
 from attnlib.course.inputs import alice_qkv, alice_tokens, example_scores
-from attnlib.softmax import bracketing, fold_tree, relative_error
+from attnlib.softmax import bracketing, relative_error
 
 
 def trace_row(q: Tensor, k: Tensor, v: Tensor, block_size: int) -> Trace:
@@ -36,7 +38,7 @@ class BlockStepper(Stepper):
         numbers = range(len(self.trace.states))
         figures = [draw.draw_block_step(self.trace, n, labels) for n in numbers]
         texts = [draw.describe_step(self.trace, n) for n in numbers]
-        frames = [(svg(figure, text), text) for figure, text in zip(figures, texts)]
+        frames = [(page.svg(figure, text), text) for figure, text in zip(figures, texts)]
         last = len(frames) - 1
         text = f"Block stepper: {texts[last - 1]}"
         super().__init__({"": frames}, "block", figures[last - 1], text)
@@ -67,9 +69,7 @@ class RescalingExplorer(Explorer):
         self._show()
         rows = [w.HBox(controls[:3]), w.HBox(controls[3:5]), w.HBox(controls[5:])]
         children = [*rows, self.numbers, self.picture]
-        steps = f"{self.trace.rescales} of {len(self.trace.states) - 1} steps"
-        title = f"The maximum m rose in {steps}, and all before was rescaled"
-        picture = draw.draw_rescaling(self.trace, title)
+        picture = shapes.figure(draw.draw_rescaling(self.trace, self.labels), SIZE)
         super().__init__(children, picture, f"Rescaling explorer: {self.text}")
 
     def _show(self, change=None):
@@ -77,8 +77,8 @@ class RescalingExplorer(Explorer):
         for control in (self.layer, self.head, self.token):
             control.disabled = not alice
         place = self.layer.value, self.head.value, self.token.value
-        s = example_scores(self.name.value, *place) / self.temperature.value
-        v = alice_qkv(place[0])[2][place[1]] if alice else torch.eye(len(s))
+        s, v = _example(self.name.value, *place)
+        s = s / self.temperature.value
         size, threshold = self.block_size.value, self.threshold.value
         self.trace = trace = trace_scores(s, v, size, threshold)
         exact = torch.softmax(s.double(), -1) @ v.double()
@@ -87,9 +87,17 @@ class RescalingExplorer(Explorer):
             f"{len(trace.states)} blocks, {trace.rescales} rescaled; "
             f"m = {trace.m[-1]:.2f}, l = {trace.l[-1]:.4g}"
         )
-        labels = alice_tokens() if alice else None
-        self.picture.value = draw.svg_rescaling(trace, self.text, labels)
+        self.labels = alice_tokens() if alice else None
+        drawn = draw.draw_rescaling(trace, self.labels)
+        self.picture.value = shapes.svg(drawn, SIZE, self.text, "rescaling")
         self.numbers.value = say(f"{self.text}; error against float64 {self.error:.1e}")
+
+
+@cache
+def _example(name, layer, head, token) -> tuple[Tensor, Tensor]:
+    """Scores (M,) and values (M, D); a slider that leaves them alone need not wait for them."""
+    s = example_scores(name, layer, head, token)
+    return s, alice_qkv(layer)[2][head] if name == "Alice" else torch.eye(len(s))
 
 
 class MergeTree(Explorer):
@@ -106,7 +114,7 @@ class MergeTree(Explorer):
         self.shuffle.on_click(self._shuffle)
         self._show()
         children = [self.kind, self.shuffle, self.numbers, self.picture]
-        super().__init__(children, self.figure, f"Merge tree: {self.text}")
+        super().__init__(children, shapes.figure(self.drawn, SIZE), f"Merge tree: {self.text}")
 
     def _shuffle(self, button):
         self.seed += 1
@@ -117,16 +125,27 @@ class MergeTree(Explorer):
 
     def _show(self, change=None):
         tree = bracketing(self.kind.value, len(self.leaves), self.seed)
-        self.root = fold_tree(tree, self.leaves)
-        exact = fold_tree(tree, [SoftmaxState(*(x.double() for x in s)) for s in self.leaves])
+        states = trace_tree(tree, self.leaves)
+        self.root = states[tree]
+        exact = trace_tree(tree, [SoftmaxState(*(x.double() for x in s)) for s in self.leaves])[
+            tree
+        ]
         self.error = (self.root.l.double() / exact.l - 1).abs().max().item()
         m, l = self.root.m.item(), self.root.l.item()
         self.text = f"{self.kind.value}: the root is m = {m:.2f}, l = {l:.5f}"
-        self.figure = draw.draw_merge_tree(
-            tree, self.leaves, "Whatever the brackets, one root (each node: m, l)"
-        )
-        self.picture.value = svg(self.figure, self.text)
+        title = "Each node holds m, l; however we bracket, the root is the same"
+        self.drawn = draw.draw_tree(tree, states, title)
+        self.picture.value = shapes.svg(self.drawn, SIZE, self.text, "tree")
         self.numbers.value = say(f"{self.text}; rounding error of l {self.error:.1e}")
+
+
+def trace_tree(tree, leaves: list[SoftmaxState]) -> dict:
+    """The state at every node of a bracketing, by `merge`: leaf numbers and nested pairs
+    to states; the whole tree's is the root."""
+    if isinstance(tree, int):
+        return {tree: leaves[tree]}
+    left, right = (trace_tree(child, leaves) for child in tree)
+    return left | right | {tree: left[tree[0]].merge(right[tree[1]])}
 
 
 def eight_blocks() -> list[SoftmaxState]:

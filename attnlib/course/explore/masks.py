@@ -3,7 +3,8 @@
 import ipywidgets as w
 import torch
 
-from attnlib.course.draw.masks import MaskView, draw_mask, svg_mask
+from attnlib.course.draw.masks import SIZE, MaskView, draw_mask
+from attnlib.course.draw.shapes import figure, svg
 from attnlib.course.explore.base import FRAME, Explorer, say
 from attnlib.masks import Mask, visible
 
@@ -46,8 +47,9 @@ class MaskExplorer(Explorer):
         self._show()
         rows = [w.HBox(sliders[:3]), w.HBox([self.window, self.causal])]
         rows.append(w.HBox([self.padded, self.side]))
+        picture = figure(draw_mask(self.view), SIZE)
         children = [*rows, self.numbers, self.picture]
-        super().__init__(children, draw_mask(self.view), f"Mask explorer: {self.text}")
+        super().__init__(children, picture, f"Mask explorer: {self.text}")
 
     def _show(self, change=None):
         Nk, window = self.Nk.value, self.window.value or None
@@ -57,4 +59,5 @@ class MaskExplorer(Explorer):
         self.mask = Mask(self.Nq.value, Nk, self.causal.value, window, key_mask)
         self.view = view_mask(self.mask, self.block_size.value)
         self.text = self.view.describe()
-        self.picture.value, self.numbers.value = svg_mask(self.view), say(self.text)
+        self.picture.value = svg(draw_mask(self.view), SIZE, self.text, "mask")
+        self.numbers.value = say(self.text)

@@ -18,27 +18,31 @@ def walk_tiles(q: Tensor, k: Tensor, v: Tensor, block_size: int, row: int, **mas
     """Every tile of the grid, row after row, as `FlashAttentionCore` walks it.
 
     q (N, d), k (M, d), v (M, D); `mask` is causal or window. A block of q is
-    loaded once for its row of tiles, a block of k and one of v for every tile.
+    loaded once for its row of tiles, a block of k and one of v for every tile; the block
+    of o is stored once, after the row's last tile.
     """
     N, M = len(q), len(k)
     resting, *alive = alive_bytes(q, k, v, block_size, **mask)
-    loads, state = dict.fromkeys("qkv", 0), SoftmaxState.identity(q[row, None], v)
-    steps = []
+    loads, stored, steps = dict.fromkeys("qkv", 0), 0, []
+    state = SoftmaxState.identity(q[row, None], v)
     for rows, tiles in tile_rows(N, M, block_size, **mask):
         computed = {tile.cols.start: tile for tile in tiles}
         for j in range(0, M, block_size):
             tile = computed.get(j)
             if tile is None:
                 cols = slice(j, min(j + block_size, M))
-                steps.append(Step(Tile(rows, cols, False), "skipped", resting, loads, state))
+                tile = Tile(rows, cols, False)
+                steps.append(Step(tile, "skipped", resting, loads, {"o": stored}, state))
                 continue
             first = q[rows] if tile is tiles[0] else q[:0]
             blocks = {"q": first, "k": k[tile.cols], "v": v[tile.cols]}
             loads = {name: loads[name] + block.nbytes for name, block in blocks.items()}
             if rows.start <= row < rows.stop:
                 state = state.merge(state_of_tile(q, k, v, row, tile, **mask))
+            if tile is tiles[-1]:  # the rows of o are done, (rows, D) in the dtype of q
+                stored += len(q[rows]) * v.shape[-1] * q.element_size()
             kind = "partial" if tile.partial else "full"
-            steps.append(Step(tile, kind, alive.pop(0), loads, state))
+            steps.append(Step(tile, kind, alive.pop(0), loads, {"o": stored}, state))
     return steps
 
 
@@ -67,6 +71,15 @@ def alive_bytes(q, k, v, block_size: int, **mask) -> list[dict[str, int]]:
     return found
 
 
+def standard_moves(q, k, v) -> int:
+    """Bytes that standard attention moves between its memory and its three kernels.
+
+    q and k in, s out; s in, p out; p and v in, o out: 4 N M scores, and q, k, v, o once.
+    """
+    scores, o = len(q) * len(k), len(q) * v.shape[-1]
+    return (4 * scores + o) * q.element_size() + q.nbytes + k.nbytes + v.nbytes
+
+
 class TileWalk(Stepper):
     """Self-attention of q, k, v (N, d), tile by tile, following one row.
 
@@ -76,12 +89,11 @@ class TileWalk(Stepper):
     def __init__(self, q, k, v, block_size: int, row: int, word: str, window: int):
         masks = {"every key": {}, "causal": {"causal": True}}
         masks[f"window of {window}"] = {"window": window}
-        standard = live_bytes(forward(StdAttentionCord(q.shape[-1])), q, k, v).peak
+        peak = live_bytes(forward(StdAttentionCord(q.shape[-1])), q, k, v).peak
         steps = {name: walk_tiles(q, k, v, block_size, row, **m) for name, m in masks.items()}
-        loads = max(sum(walk[-1].loads.values()) for walk in steps.values())
         reach = dict(zip(steps, (None, len(q), window)))
         self.walks = {
-            name: Walk(walk, len(q), row, word, reach[name], standard, loads)
+            name: Walk(walk, len(q), row, word, reach[name], (peak, standard_moves(q, k, v)))
             for name, walk in steps.items()
         }
         frames = {name: list(_frames(walk, name)) for name, walk in self.walks.items()}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from attnlib.course import HOME
 from attnlib.course.measure.frontier import Job
 from attnlib.course.measure.judge import measure_kernel
 from attnlib.course.measure.machine import context_bytes, machine, measuring
@@ -79,6 +80,10 @@ def history(row: dict) -> Timeline:
 
 def load(device: str = "h100") -> dict:
     """The recording whose file name contains `device`."""
+    if not RUNS.is_dir():
+        raise FileNotFoundError(
+            f"no recordings here; they are in a clone of the course: git clone {HOME}"
+        )
     found = sorted(path for path in RUNS.glob("*.json") if device in path.stem)
     if not found:
         names = sorted(path.stem for path in RUNS.glob("*.json"))

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from attnlib.course.draw.masks import name_blind, svg_mask
+from attnlib.course.draw.masks import name_blind
 from attnlib.course.explore import MaskExplorer, view_mask
 from attnlib.masks import Mask, tile_rows, visible
 
@@ -103,7 +103,7 @@ def test_a_step_takes_less_than_50_ms():
 def test_the_picture_has_a_name_large_text_and_a_fallback():
     explorer = MaskExplorer()
     assert explorer.picture.value.startswith('<svg role="img" aria-label="16 × 16: 6 full')
-    (size,) = re.findall(r"font-size='(\d+)'", svg_mask(explorer.view))
+    (size,) = re.findall(r"font-size='(\d+)'", explorer.picture.value)
     assert int(size) >= 15  # pixels: 11 pt
     bundle = explorer._repr_mimebundle_()
     assert bundle["text/plain"] == f"Mask explorer: {explorer.text}" and bundle["image/png"]
