@@ -104,7 +104,7 @@ def test_an_untrusted_clone_shows_pictures(chromium, lab):
     images = page.query_selector_all(".jp-OutputArea-output img")
     images[0].scroll_into_view_if_needed()
     shot(page, "untrusted")
-    assert len(images) == 3, "each of the three explorers shows its PNG"
+    assert len(images) == 3, "the chart, and both explorers' PNG"
     assert all(image.bounding_box()["width"] > 600 for image in images)
     assert "Predict." in page.inner_text(".jp-Notebook")
     page.close()
@@ -212,9 +212,11 @@ def test_the_explorer_shows_what_the_library_computes(page):
     select = page.locator("select:has(option:text-is('ramp up'))")
     for name in ("ramp down", "Gaussian", "one spike", "ramp up"):
         select.select_option(label=name)
-        page.wait_for_selector(frame(explorer_text(name, 8, 16)))
-    page.focus(".widget-hslider:has-text('threshold') .noUi-handle")
-    page.keyboard.press("Home")
+        page.wait_for_selector(frame(explorer_text(name, 32)))
+    page.focus(".widget-hslider:has-text('block size') .noUi-handle")
+    for size in (16, 8):
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_selector(frame(explorer_text("ramp up", size)))
     step_through(page, "threshold", [explorer_text("ramp up", 8, n) for n in range(17)], "explorer")
 
 

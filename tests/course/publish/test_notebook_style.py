@@ -105,6 +105,20 @@ def test_a_prediction_comes_before_an_answer(name):
 
 
 @LESSON
+def test_a_quiz_does_not_show_its_answers(name):
+    for cell in cells(name, "code"):
+        if "Quiz(" in cell.source:
+            assert cell.metadata.get("jupyter", {}).get("source_hidden"), cell.id
+            assert "hide-input" in cell.metadata.tags, cell.id
+
+
+@LESSON
+def test_at_most_five_predictions(name):
+    asked = [c for c in LESSONS[name].cells if "**Predict.**" in c.source or "Quiz(" in c.source]
+    assert len(asked) <= 5
+
+
+@LESSON
 def test_display_maths_stands_alone(name):
     for cell in cells(name, "markdown"):
         assert cell.source.count("$$") % 2 == 0
