@@ -1,6 +1,7 @@
 """Pictures of evidence: who computes what, what travels, and how long it takes."""
 
 from collections import defaultdict
+from math import ceil, floor, log10
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -13,13 +14,14 @@ MARKS = {"full": "●", "partial": "◐", "skipped": "×"}
 
 def draw_tile_counts(views: dict[str, MaskView], title: str) -> Figure:
     """Grids of tiles, one a mask, and beside each row how many of its tiles are computed."""
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
     for ax, (name, view) in zip(figure.subplots(1, len(views)), views.items()):
         counts = defaultdict(int)
+        tiles = view.full + view.partial + view.skipped
+        b = max(tile.cols.stop - tile.cols.start for tile in tiles)  # the last may be smaller
         for kind, mark in MARKS.items():
             face, edge, _, hatch = LOOK[kind]
             for tile in getattr(view, kind):
-                b = view.full[0].rows.stop if view.full else tile.rows.stop - tile.rows.start
                 x, y = tile.cols.start // b, tile.rows.start // b
                 counts[y] += kind != "skipped"
                 look = {"facecolor": face, "edgecolor": edge, "hatch": hatch, "linewidth": 0}
@@ -51,11 +53,14 @@ def draw_closeness(rows: list[dict], title: str) -> Figure:
     for y in range(1, len(inputs)):
         ax.axhline(y - 0.5, color=GREY, linewidth=0.5)
     ax.set(xscale="log", xlabel="relative error against float64: further left is better")
+    low, high = (f(r["error"] for r in rows) for f in (min, max))
+    ax.set(xlim=(10 ** floor(log10(low)), 10 ** ceil(log10(high))))
+    ax.minorticks_off()
     ax.set(ylim=(len(inputs) - 0.5, -0.5))
     ax.set_yticks(range(len(inputs)), inputs)
     ax.grid(axis="y", visible=False)
     ax.set_title(title)
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=11)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=11)
     return figure
 
 
@@ -70,7 +75,7 @@ def draw_time_of_a_tile(rows: list[dict], N: int, title: str) -> Figure:
     ax.plot(blocks, work, color=GREY, linestyle="--")
     ax.plot(blocks, times, **STYLE["flash"])
     _note(ax, "one tile, measured", (blocks[1], times[1]), (0, 14), color=ML)
-    _note(ax, "if time followed the scores", (blocks[1], work[1]), (12, -4), color=GREY)
+    _note(ax, "if time followed the scores", (blocks[1], work[1]), (30, -8), color=GREY)
     ax.set(xscale="log", yscale="log", xlabel="side of a tile", ylabel="time of a tile, ms")
     ax.set_xticks(blocks, [str(block) for block in blocks])
     ax.minorticks_off()

@@ -28,6 +28,11 @@ def pivot(rows: list[dict], row: str, column: str, cell) -> str:
     return table(list(lines.values()), **{row: row}, **columns)
 
 
+def pick(rows: list[dict], **fields) -> list[dict]:
+    """The rows whose fields have these values."""
+    return [r for r in rows if all(r.get(key) == value for key, value in fields.items())]
+
+
 def mib(key: str):
     """A column of bytes, shown in MiB."""
     return lambda row: _shown(row, key, lambda x: f"{x / MIB:,.1f}")
