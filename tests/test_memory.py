@@ -1,5 +1,7 @@
 """Memory contracts, to the byte, on a machine that need not have a GPU."""
 
+import warnings
+
 import pytest
 import torch
 from cases import random_qkv
@@ -153,10 +155,22 @@ def test_measuring_without_a_gpu_is_an_error_and_not_zero():
         measured_peak(forward(StdAttentionCord(4)), *random_qkv(Nk=5))
 
 
+def test_an_allocator_that_counts_more_than_was_asked_for_is_warned_of(monkeypatch):
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    monkeypatch.setattr("attnlib.memory._warm_up", lambda *_: 1 / 0)  # nothing is measured
+    with pytest.warns(UserWarning, match="1 MiB a tensor"), pytest.raises(ZeroDivisionError):
+        measured_peak(len, ())
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    with warnings.catch_warnings(action="error"), pytest.raises(ZeroDivisionError):
+        measured_peak(len, ())
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("core", [StdAttentionCord(D), FlashAttentionCore(D, BLOCK)])
-def test_measured_is_predicted_on_this_gpu(core):
-    inputs = make_qkv(1, 8, 2048, D, n=4, device="cuda")
+@pytest.mark.parametrize("n", [1500, 2048])  # 1500 shows blocks that are not split
+def test_measured_is_predicted_on_this_gpu(core, n):
+    inputs = make_qkv(1, 8, n, D, n=4, device="cuda")
     for fn, args in ((forward(core), inputs[:3]), (forward_backward(core), inputs)):
         assert measured_peak(fn, *args) == predicted_peak(fn, *args)
 

@@ -65,13 +65,9 @@ def _parser() -> argparse.ArgumentParser:
 
     measure = commands.add_parser("measure", help="measure this machine, print ratios")
     measure.add_argument("section", nargs="*", help="only these, the rest stays as recorded")
-    measure.add_argument("--out", type=Path, help="another folder than figures/runs/")
-    measure.add_argument(
-        "--with",
-        dest="kernel",
-        metavar="package.module:function",
-        help="add your own f(q, k, v, causal=...) as rows",
-    )
+    where = measure.add_mutually_exclusive_group()
+    where.add_argument("--out", type=Path, help="another folder than build/runs/")
+    where.add_argument("--commit", action="store_true", help="into figures/runs/, for lessons")
     return parser
 
 
@@ -186,18 +182,18 @@ def _exercises(args) -> int:
 
 
 def _measure(args) -> int:
-    from attnlib.course.measure import judge, recordings, report
+    from attnlib.course.measure import recordings, report
     from attnlib.course.measure.sections import SECTIONS
 
     if unknown := set(args.section) - set(SECTIONS):
         raise ValueError(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
-    if args.kernel:
-        judge.load_kernel(args.kernel)  # a wrong name is better known now
-    recording = recordings.record(args.kernel, args.section)
-    print(report.summary(recording))
-    if args.kernel:
-        return 0  # a comparison, not a recording of the course
-    print(f"\nwritten to {recordings.save(recording, args.out or recordings.RUNS)}")
+    folder = recordings.RUNS if args.commit else args.out or recordings.BUILD
+    into = recordings.earlier(folder) if args.section else None
+    if args.section and args.commit and into is None:
+        raise ValueError("no recording of this machine and torch to put a section into: measure")
+    recording = recordings.record(args.section, into)
+    print(report.summary(recording, args.section))
+    print(f"\nwritten to {recordings.save(recording, folder)}")
     return 0
 
 

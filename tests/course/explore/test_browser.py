@@ -294,14 +294,14 @@ def test_the_tile_walk_steps_under_every_mask(chromium, lab):
 
 
 def test_the_mask_explorer_follows_its_sliders(chromium, lab):
-    def said(Nq, padded=3):
+    def said(Nq, padded=0):
         key_mask = torch.arange(16) < 16 - padded
-        return view_mask(Mask(Nq, 16, True, 4, key_mask), 1).describe()
+        return view_mask(Mask(Nq, 16, True, None, key_mask), 4).describe()
 
     page = run_lesson(chromium, lab, MASKS, frame(said(16)))
     come_to(page, ".widget-hslider:has-text('queries Nq')")
     step_through(page, "queries Nq", [said(Nq) for Nq in range(16, 25)], "mask explorer")
-    step_through(page, "padded keys", [said(16, n) for n in range(3, 17)], "padded keys")
+    step_through(page, "padded keys", [said(16, n) for n in range(17)], "padded keys")
     assert not [e for e in page.attn_errors if "favicon" not in e]
     page.close()
 
@@ -309,8 +309,8 @@ def test_the_mask_explorer_follows_its_sliders(chromium, lab):
 def test_the_fit_explorer_follows_its_sliders(chromium, lab, monkeypatch):
     monkeypatch.setenv("ATTNLIB_REPLAY", "1")
     explorer = WillItFit(recordings.context())
-    explorer.mode.value, said = "training", []
-    for N in (2**i for i in range(13, 23)):
+    said = []
+    for N in (2**i for i in range(14, 23)):
         explorer.N.value = N
         said.append(explorer.text)
     page = run_lesson(chromium, lab, CORES, frame(said[0]))
