@@ -178,19 +178,16 @@ def _worst(got, right) -> dict:
 
 def why(got, error: float, case: Case) -> str | None:
     """The known mistake that gives the same answer on this input, if there is one."""
+    for name, slip, dtypes in ROUNDINGS:
+        if case.q.dtype in dtypes and math.isfinite(error):
+            right = answer(case, False).right["o"]
+            theirs = relative_error(slip(case.q, case.k, case.v, **case.options), right)
+            if 0.2 < theirs / error < 5:
+                return f"as large an error as by {name}"
     wrong = [slip(case.q, case.k, case.v, **case.options) for _, slip in SLIPS]
     apart, i = min((_apart(got.double(), o), i) for i, o in enumerate(wrong))
     if apart <= (min(error / 10, 0.02) if math.isfinite(error) else 0.02):
         return SLIPS[i][0]
-    for name, slip, dtypes in ROUNDINGS:
-        if case.q.dtype in dtypes and math.isfinite(error):
-            right = answer(case, False).right["o"]
-            if (
-                0.2
-                < relative_error(slip(case.q, case.k, case.v, **case.options), right) / error
-                < 5
-            ):
-                return f"as large an error as by {name}"
     return None
 
 
