@@ -1,4 +1,5 @@
-"""python -m attnlib.course {lab,run,clean,figures,slides,exercises,measure}: one door.
+"""python -m attnlib.course {lab,run,clean,figures,slides,exercises,measure,judge}: one
+door.
 
 A command that writes into the clone asks `clone.guard` first; one that takes minutes
 goes through `_each`, which says how long and where it is. Ctrl-C is one line.
@@ -68,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
     where = measure.add_mutually_exclusive_group()
     where.add_argument("--out", type=Path, help="another folder than build/runs/")
     where.add_argument("--commit", action="store_true", help="into figures/runs/, for lessons")
+    judge = commands.add_parser("judge", help="judge your own kernel against float64")
+    judge.add_argument("kernel", metavar="package.module:function", help="an f(q, k, v, ...)")
+    judge.add_argument("--shapes", nargs="+", default=(), help="BxHxNxd, such as 2x8x500x64")
+    judge.add_argument("--dtypes", nargs="+", help="of float32, bfloat16, float16; all for none")
+    judge.add_argument("--backward", action="store_true", help="its gradients, too")
+    judge.add_argument("--time", action="store_true", help="and its time and peak")
+    judge.add_argument("--seconds", type=float, default=30, help="that a case may take")
     return parser
 
 
@@ -197,6 +205,20 @@ def _measure(args) -> int:
     return 0
 
 
+def _judge(args) -> int:
+    from attnlib.course.measure import judge
+
+    shapes, dtypes = judge.parse(args.shapes, args.dtypes or judge.DTYPES)
+    options = {"shapes": shapes, "dtypes": dtypes, "backward": args.backward, "time": args.time}
+    rows = []
+    for row in judge.judge(args.kernel, args.seconds, **options):
+        print(judge.line(row), flush=True)
+        rows.append(row)
+    if judge.status(rows) != 2:
+        print(judge.ruling(rows, args.backward))
+    return judge.status(rows)
+
+
 COMMANDS = {
     "lab": _lab,
     "run": _run,
@@ -205,6 +227,7 @@ COMMANDS = {
     "slides": _slides,
     "exercises": _exercises,
     "measure": _measure,
+    "judge": _judge,
 }
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import torch
 
 from attnlib import attention_oracle
 from attnlib.course.inputs import alice_qkv, make_qkv
+from attnlib.course.measure import training
 from attnlib.course.measure.clock import attempt, contest, peak_here, result
 from attnlib.course.measure.frontier import CARDS
 from attnlib.course.measure.jobs import MODES, SLACK, Job, course_jobs, rivals, sizes
@@ -178,4 +179,8 @@ SECTIONS = {
     "exp": measure_exp,
     "timelines": measure_timelines,
     "fits": measure_fits,
+    "training": training.measure_training,
+    "contexts": training.measure_contexts,
+    "book": training.measure_book,
+    "curves": training.measure_curves,
 }

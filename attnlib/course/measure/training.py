@@ -89,6 +89,8 @@ def measured_step(attention: Callable, N: int, batch: int = 1) -> tuple[int, flo
 
 def measure_training() -> list[dict]:
     """A step's peak, predicted and measured, and its seconds, over the context."""
+    if not torch.cuda.is_available():
+        return []
     rows = []
     for N in CONTEXTS:
         for core, attention in CORES.items():
@@ -102,12 +104,13 @@ def measure_training() -> list[dict]:
 def measure_book() -> list[dict]:
     """One step whose context is the whole book, and what standard attention would need."""
     N = len(read_book()[0]) - 1
-    rows = [
+    if not torch.cuda.is_available():
+        return []
+    return [
         {"core": "flash", "N": N, "block": 4096} | _tried(FlashAttentionCore(D, 4096), N),
         {"core": "SDPA", "N": N} | _tried(sdpa, N),
         {"core": "standard", "N": N, "predicted": step_bytes(CORES["standard"], N)},
     ]
-    return rows if torch.cuda.is_available() else []
 
 
 def largest_context(core: str, card: int, context: int) -> int:
@@ -138,6 +141,8 @@ def windowed(core: str) -> Callable:
 
 def measure_contexts() -> list[dict]:
     """The largest context that trains on imitated cards, and one that should not: tried."""
+    if not torch.cuda.is_available():
+        return []
     rows, own = [], capacity()
     for gib in CARDS:
         card = min(gib * GIB, own)
@@ -152,12 +157,13 @@ def measure_contexts() -> list[dict]:
     return rows
 
 
-def measure_curves(steps: int = 1500, N: int = 512, batch: int = 16) -> list[dict]:
+def measure_curves(steps: int = 600, N: int = 512, batch: int = 16) -> list[dict]:
     """A longer run with every core from one seed: losses, seconds a step, its text."""
     text, characters = read_book()
-    rows = []
-    cores = CORES | {"flash": FlashAttentionCore(D, N // 4)}  # ten tiles a head
-    for core, attention in cores.items() if torch.cuda.is_available() else ():
+    if not torch.cuda.is_available():
+        return []
+    rows, cores = [], CORES | {"flash": FlashAttentionCore(D, N // 4)}  # ten tiles a head
+    for core, attention in cores.items():
         torch.manual_seed(0)
         model = TinyGPT(attention, VOCABULARY, **SIZE).cuda()
         losses = train(model, text, steps, N=N, batch=batch, lr=1e-3)
