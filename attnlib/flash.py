@@ -6,9 +6,9 @@ What `online_attention` and `online_attention_backward` (rung 3) do, as kernels 
   so that m, l and o of one block stay at hand until they are done, and o is
   divided once;
 - every tile of scores is computed in the same buffer and turns into p there;
-- the scale goes into the exponent, and the base is 2: with c = log2(e) / sqrt(d),
-  e^((s - m) / sqrt(d)) = 2^(c (s - m)). So s and m stay unscaled, and what must
-  be finite is q kT;
+- the base is 2, which processors raise faster: scores are multiplied by c =
+  log2(e) / sqrt(d) as they leave the product, so that e^(q k / sqrt(d)) = 2^s. What
+  must be finite is q kT;
 - tiles that the mask rules out are never computed (`masks.py`);
 - where heads of k and v are shared, each group's query heads take turns;
 - 16-bit inputs have s, m, l and o in float32, and p in 16 bit for its product;
@@ -74,8 +74,6 @@ def flash_attention(
 
 def flash_forward(q, k, v, mask: Mask, block_size: int, return_lse: bool):
     """o (..., H, Nq, dv), and lse (..., H, Nq) or None."""
-    scale = q.shape[-1] ** -0.5
-    c = scale * LOG2_E
     scores = TileBuffer(q, k, block_size)
     o = q.new_zeros(*q.shape[:-1], v.shape[-1])  # (..., H, Nq, dv)
     lse = q.new_empty(q.shape[:-1], dtype=scores.dtype) if return_lse else None
@@ -90,15 +88,15 @@ def flash_forward(q, k, v, mask: Mask, block_size: int, return_lse: bool):
             j = (..., tile.cols, slice(None))
             s = scores.masked_product(q_i, stack(k[j]).mT, mask_i, tile)  # (B, bq, bk)
             m_new = torch.maximum(m, s.amax(-1, keepdim=True))  # (B, bq, 1)
-            p = s.sub_(m_new).mul_(c).exp2_()  # (B, bq, bk)
-            a = m.sub_(m_new).mul_(c).exp2_()  # (B, bq, 1)
+            p = s.sub_(m_new).exp2_()  # (B, bq, bk)
+            a = m.sub_(m_new).exp2_()  # (B, bq, 1)
             l.mul_(a).add_(p.sum(-1, keepdim=True))
             add_product(o_i.mul_(a), p, stack(v[j]))
             m = m_new
         # Only a row that saw no key has l = 0; its answer is 0, whatever v holds.
         out.copy_(o_i.div_(l).masked_fill_(l == 0, 0))
         if return_lse:
-            stack(lse[..., None][i]).copy_(m.mul_(scale).add_(l.log_()))
+            stack(lse[..., None][i]).copy_(l.log2_().add_(m).div_(LOG2_E))
     return o, lse
 
 
@@ -109,7 +107,6 @@ def flash_backward(q, k, v, o, lse, do, dlse, mask: Mask, block_size: int):
     dq = ds k / sqrt(d); dk = dsT q / sqrt(d). Source: Dao 2023, algorithm 2.
     """
     scale = q.shape[-1] ** -0.5
-    c = scale * LOG2_E
     scores, dscores = TileBuffer(q, k, block_size), TileBuffer(q, k, block_size)
     dq, dk, dv = (q.new_zeros(x.shape, dtype=scores.dtype) for x in (q, k, v))
     lse, dlse = lse[..., None], dlse[..., None]  # (..., H, Nq, 1)
@@ -123,7 +120,7 @@ def flash_backward(q, k, v, o, lse, do, dlse, mask: Mask, block_size: int):
         for tile in tiles:
             j = (..., tile.cols, slice(None))
             s = scores.masked_product(q_i, stack(k[j]).mT, mask_i, tile)  # (B, bq, bk)
-            p = s.mul_(c).sub_(lse_i).exp2_()  # (B, bq, bk)
+            p = s.sub_(lse_i).exp2_()  # (B, bq, bk)
             add_product(stack(dv[j]), p.mT, do_i)
             ds = dscores.product(do_i, stack(v[j]).mT).sub_(delta).mul_(p)  # (B, bq, bk)
             add_product(dq_i, ds, stack(k[j]), scale)
@@ -153,17 +150,18 @@ class TileBuffer:
 
     def __init__(self, q: Tensor, k: Tensor, block_size: int):
         self.dtype, self.lead = sum_dtype(q), k.shape[:-2]
+        self.c = LOG2_E * q.shape[-1] ** -0.5
         rows, cols = min(block_size, q.shape[-2]), min(block_size, k.shape[-2])
         self.memory = q.new_empty(math.prod(self.lead) * rows * cols, dtype=self.dtype)
 
-    def product(self, a: Tensor, b: Tensor) -> Tensor:
-        """a (B, n, r) times b (B, r, m), as (B, n, m) in this memory."""
+    def product(self, a: Tensor, b: Tensor, alpha: float = 1) -> Tensor:
+        """alpha times a (B, n, r) times b (B, r, m), as (B, n, m) in this memory."""
         shape = (*a.shape[:-1], b.shape[-1])
-        return add_product(self.memory[: math.prod(shape)].view(shape), a, b, beta=0)
+        return add_product(self.memory[: math.prod(shape)].view(shape), a, b, alpha, beta=0)
 
     def masked_product(self, q_i: Tensor, k_j: Tensor, mask: Mask, tile: Tile) -> Tensor:
-        """`product`, and -inf where the tile's queries may not see its keys."""
-        s = self.product(q_i, k_j)  # (B, bq, bk)
+        """Scores in powers of 2, and -inf where the tile's queries may not see its keys."""
+        s = self.product(q_i, k_j, self.c)  # (B, bq, bk)
         mask.hide_(s.view(*self.lead, *s.shape[1:]), tile)
         return s
 
