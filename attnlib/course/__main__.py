@@ -31,8 +31,11 @@ def _parser() -> argparse.ArgumentParser:
     force = argparse.ArgumentParser(add_help=False)
     force.add_argument("--force", action="store_true", help="overwrite changed files, too")
 
-    lab = commands.add_parser("lab", help="open the course in JupyterLab")
-    lab.add_argument("options", nargs=argparse.REMAINDER, help="handed on to jupyter lab")
+    # With another prefix, options such as --port=9999 are words to hand on.
+    lab = commands.add_parser(
+        "lab", help="open the course in JupyterLab", prefix_chars="+", add_help=False
+    )
+    lab.add_argument("options", nargs="*", help="of jupyter lab")
 
     run = commands.add_parser("run", parents=[force], help="execute notebooks and store outputs")
     run.add_argument(

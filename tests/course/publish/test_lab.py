@@ -38,7 +38,7 @@ def lab(tmp_path_factory):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    settings = {"open_browser": False, "port": port, "port_retries": 0, "disable_check_xsrf": True}
+    settings = {"open_browser": False, "port_retries": 0, "disable_check_xsrf": True}
     config = {"ServerApp": settings, "IdentityProvider": {"token": ""}}
     (home / "jupyter_server_config.json").write_text(json.dumps(config))
     (home / "bin").mkdir()
@@ -50,7 +50,11 @@ def lab(tmp_path_factory):
     }
     command = readme_command("open").removeprefix("".join(INSTALLS))
     process = subprocess.Popen(
-        ["bash", "-c", f"exec {command}"], cwd=clone, env=env, stderr=subprocess.PIPE, text=True
+        ["bash", "-c", f"exec {command} --port={port}"],
+        cwd=clone,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     url = f"http://127.0.0.1:{port}"
     try:
