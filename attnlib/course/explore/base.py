@@ -70,6 +70,15 @@ class Stepper(Explorer):
         return stack
 
 
+def in_line(*controls: w.Widget) -> w.GridBox:
+    """Controls in three columns, each name as wide as the others."""
+    for control in controls:
+        control.style.description_width = "100px"
+        control.layout.width = "auto"
+    columns = {"grid_template_columns": "repeat(3, 296px)", "grid_gap": "2px 8px"}
+    return w.GridBox(controls, layout=columns)
+
+
 class Quiz(w.VBox):
     """A question to answer before running on: `choices` maps an answer to feedback;
     the right one's feedback starts with "Yes". Answers without a kernel."""
