@@ -1,13 +1,13 @@
 """Attention from the softmax up: small reference implementations to read and run."""
 
 from attnlib.attention import (
-    FlashAttentionCore,
     StdAttentionCord,
     attention_oracle,
-    flash_attention,
     online_attention,
+    online_attention_backward,
     standard_attention,
 )
+from attnlib.flash import FlashAttentionCore, flash_attention
 from attnlib.softmax import (
     SoftmaxState,
     blocked_softmax,

@@ -22,6 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attnlib.preconditions import require_attention_inputs
+
 
 class Tile(NamedTuple):
     """One tile of the score matrix that must be computed."""
@@ -101,6 +103,18 @@ class Mask(NamedTuple):
     causal: bool = False
     window: int | None = None
     key_mask: Tensor | None = None
+
+    @classmethod
+    def of(cls, q, k, v, causal, key_mask, window) -> "Mask":
+        """The mask of a call. Raises what is wrong with any of its arguments."""
+        window = require_attention_inputs(q, k, v, causal, key_mask, window)
+        return cls(q.shape[-2], k.shape[-2], causal, window, key_mask)
+
+    def for_heads(self, heads: slice) -> "Mask":
+        """The mask of some of q's heads; they lie in dimension -2 of key_mask."""
+        if self.key_mask is None or self.key_mask.dim() == 1 or self.key_mask.shape[-2] == 1:
+            return self  # shared by all heads
+        return self._replace(key_mask=self.key_mask[..., heads, :])
 
     def may_empty_rows(self) -> bool:
         """Whether a query could be left without a key, as far as shapes tell."""

@@ -3,7 +3,8 @@
 1. `live_bytes`       run a call and keep book of every tensor that lives: exact on
                       CPU tensors and, with nothing computed, on meta tensors.
 2. `predicted_peak`   the same on meta copies of the arguments: what the call will
-                      take on a GPU that this machine need not have.
+                      take on a GPU that this machine need not have. `stretched_peak`
+                      walks a short sequence for a long one.
 3. `measured_peak`    what CUDA's allocator says the call took; `measured_timeline`
                       when.
 
@@ -13,7 +14,9 @@ operators return, in the thread that calls. Compiled code and fused kernels
 allocate out of their sight: those can only be measured. Lessons 05 and 08.
 """
 
+import os
 import time
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import NamedTuple
@@ -27,6 +30,10 @@ MIB, GIB = 2**20, 2**30
 CUBLAS_WORKSPACE = 32 * MIB  # stays allocated after the first product on Hopper
 # Kernels that take a temporary of their result's size on CUDA (grad * output).
 CUDA_SCRATCH = {"_softmax_backward_data"}
+BLOCKS_TOO_LARGE = (
+    "the peak may come out up to 1 MiB a tensor too high: set PYTORCH_CUDA_ALLOC_CONF="
+    "expandable_segments:True before the first CUDA tensor"
+)
 
 
 class Event(NamedTuple):
@@ -73,17 +80,14 @@ def live_bytes(fn: Callable, *args) -> Timeline:
     """
     if any(x.is_cuda for x in _tensors(args)):
         raise ValueError("args has a CUDA tensor; use measured_timeline or predicted_timeline")
-    with _Bookkeeper() as books:
-        result = fn(*args)
-    events = list(books.events)  # before the result is freed
-    del result
-    return Timeline(events)
+    return _timeline(_Bookkeeper(), fn, *args)
 
 
 def predicted_timeline(fn: Callable, *args) -> Timeline:
-    """`live_bytes` of fn on meta copies of its tensor arguments: nothing is
-    computed and no memory is used, whatever their size."""
-    return live_bytes(fn, *tree_map_only(Tensor, _meta_like, args))
+    """`live_bytes` of fn on meta copies of its tensor arguments: nothing is computed and
+    no memory is used, whatever their size. What fn makes on the CPU is no GPU's, and free.
+    """
+    return _timeline(_Bookkeeper("meta"), fn, *tree_map_only(Tensor, _meta_like, args))
 
 
 def predicted_peak(fn: Callable, *args) -> int:
@@ -94,11 +98,33 @@ def predicted_peak(fn: Callable, *args) -> int:
     return predicted_timeline(fn, *args).peak
 
 
+def stretched_peak(fn: Callable, *args, n: int, N: int) -> int:
+    """`predicted_peak` of fn at N rows, walked with arguments of n rows, n prime.
+
+    n must exceed every other size. Then a tensor of c n^k bytes has the factor n from
+    its rows alone, and c N^k bytes at N. A loop over tiles repeats what its first few
+    do, so where these fit in n rows, the peak is that of the walk over N, exactly.
+    """
+    args = tree_map_only(Tensor, _meta_like, args)
+    books = _Bookkeeper("meta", lambda nbytes: _stretched(nbytes, n, N))
+    return _timeline(books, fn, *args).peak
+
+
+def _stretched(nbytes: int, n: int, N: int) -> int:
+    return N * _stretched(nbytes // n, n, N) if nbytes and nbytes % n == 0 else nbytes
+
+
 def measured_peak(fn: Callable, *args) -> int:
     """Bytes that fn(*args) took at its peak on the current GPU, beyond what was
     allocated before. Runs fn twice: the first call makes cuBLAS take its
     workspace. Raises RuntimeError without a GPU, where CUDA would answer 0.
+
+    With PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True these are the bytes asked
+    for, in steps of 512. Without, the allocator hands out blocks of up to 1 MiB more
+    and counts them whole: a warning says so.
     """
+    if not _expandable_segments():
+        warnings.warn(BLOCKS_TOO_LARGE, stacklevel=2)
     base = _warm_up(fn, *args)
     torch.cuda.reset_peak_memory_stats()
     fn(*args)
@@ -160,10 +186,12 @@ def forward_backward(core: Callable, **options) -> Callable:
 
 
 class _Bookkeeper(TorchDispatchMode):
-    """Sees every operator's result; a storage dies with its last tensor."""
+    """Sees every operator's result; a storage dies with its last tensor. With a device
+    type, those on others are free."""
 
-    def __init__(self):
+    def __init__(self, device: str | None = None, sized: Callable[[int], int] = int):
         super().__init__()
+        self.device, self.sized = device, sized
         self.events, self.live, self.storages = [], 0, {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -172,7 +200,7 @@ class _Bookkeeper(TorchDispatchMode):
         name = func.overloadpacket.__name__
         self._see(result, name)
         if name in CUDA_SCRATCH and result.is_meta:
-            scratch = _round_up(result.untyped_storage().nbytes())
+            scratch = _round_up(self.sized(result.untyped_storage().nbytes()))
             self._enter(scratch, f"scratch of {name} {tuple(result.shape)}")
             self._enter(-scratch, f"scratch of {name} {tuple(result.shape)}")
         return result
@@ -181,11 +209,12 @@ class _Bookkeeper(TorchDispatchMode):
         for x in _tensors(tensors):
             storage = x.untyped_storage()
             if storage._cdata not in self.storages:
-                self._born(storage, name, tuple(x.shape))
+                free = self.device not in (None, x.device.type)
+                self._born(storage, None if free else name, tuple(x.shape))
 
     def _born(self, storage, name, shape):
         # name is None for an argument: it was there before, and is free.
-        size = 0 if name is None else _round_up(storage.nbytes())
+        size = 0 if name is None else _round_up(self.sized(storage.nbytes()))
         key, label = storage._cdata, f"{name} {shape}"
 
         def freed(_):
@@ -201,6 +230,14 @@ class _Bookkeeper(TorchDispatchMode):
             self.events.append(Event(size, self.live, label))
 
 
+def _timeline(books: "_Bookkeeper", fn: Callable, *args) -> Timeline:
+    with books:
+        result = fn(*args)
+    events = list(books.events)  # before the result is freed
+    del result
+    return Timeline(events)
+
+
 def _warm_up(fn, *args) -> int:
     if not torch.cuda.is_available():
         raise RuntimeError("there is no GPU to measure; predicted_peak and live_bytes need none")
@@ -209,6 +246,11 @@ def _warm_up(fn, *args) -> int:
     time.sleep(0.05)  # the backward thread lets go of its last gradients a moment late
     torch.cuda.empty_cache()
     return torch.cuda.memory_allocated()
+
+
+def _expandable_segments() -> bool:
+    settings = (os.environ.get(f"PYTORCH_{name}", "") for name in ("CUDA_ALLOC_CONF", "ALLOC_CONF"))
+    return any("expandable_segments:true" in setting.lower() for setting in settings)
 
 
 def _meta_like(x: Tensor) -> Tensor:

@@ -193,6 +193,11 @@ def finite(m: Tensor) -> Tensor:
     return m.clamp(min=torch.finfo(m.dtype).min)
 
 
+def sum_dtype(x: Tensor) -> torch.dtype:
+    """What sums over x are kept in: float32 for 16-bit numbers, else x's own dtype."""
+    return torch.float32 if x.dtype.itemsize == 2 else x.dtype
+
+
 def divide(o: Tensor, l: Tensor) -> Tensor:
     """o / l, and 0 where l is 0: a row that saw no key has o = 0, and answer 0."""
     return o / l.masked_fill(l == 0, 1)

@@ -9,6 +9,7 @@ import torch
 
 from attnlib import FlashAttentionCore, StdAttentionCord, attention_oracle
 from attnlib.course.inputs import alice_qkv
+from attnlib.softmax import relative_error  # noqa: F401
 
 FULL = (torch.float32, torch.float64)
 HALF = (torch.bfloat16, torch.float16)
@@ -41,11 +42,6 @@ def max_visible_score(q, k, causal=False, key_mask=None, window=None) -> float:
     return s.max().item() if s.numel() else 0.0
 
 
-def relative_error(got, o) -> float:
-    norm = o.norm()
-    return ((got.double() - o).norm() / norm).item() if norm else got.norm().item()
-
-
 def random_qkv(*lead, Nq=5, Nk=7, d=4, dv=3, kv_heads=None, dtype=torch.float64, seed=0):
     g = torch.Generator().manual_seed(seed)
     kv_lead = (*lead[:-1], kv_heads) if kv_heads else lead
@@ -66,7 +62,9 @@ def hurting_inputs() -> dict[str, tuple]:
     first = torch.ones(131, dtype=torch.bool)
     first[:64] = False  # the whole first block is hidden
     alice = {f"alice {n}": (*alice_qkv(n, torch.float64), {}) for n in (0, 5)}
+    harshest = tuple(x[2] for x in alice_qkv(0, torch.float64))
     return alice | {
+        "alice's harshest head": (*harshest, {}),
         "random": (q, k, v, {}),
         "logits x 20": (20 * q, k, v, {}),
         "causal": (q, k, v, {"causal": True}),
@@ -84,6 +82,13 @@ def hurting_inputs() -> dict[str, tuple]:
 
 
 HURTING = hurting_inputs()
+# Tiles of 5 are slow: of Alice's heads one does.
+BLOCKS = [
+    (name, block_size)
+    for name in HURTING
+    for block_size in (5, 64, 1000)
+    if block_size > 5 or name not in ("alice 0", "alice 5")
+]
 
 
 def oracle(q, k, v, options):

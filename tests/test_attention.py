@@ -1,17 +1,23 @@
 """Both cores are one function: against float64, with every mask, and backwards."""
 
-import ast
-import io
 import math
-import tokenize
-from pathlib import Path
 
 import pytest
 import torch
-from cases import FULL, HALF, HURTING, cores, need, oracle, random_qkv, relative_error, tolerance
+from cases import (
+    BLOCKS,
+    FULL,
+    HALF,
+    HURTING,
+    cores,
+    need,
+    oracle,
+    random_qkv,
+    relative_error,
+    tolerance,
+)
 from torch import nn
 
-import attnlib
 from attnlib import (
     FlashAttentionCore,
     StdAttentionCord,
@@ -19,13 +25,11 @@ from attnlib import (
     calculate_local_fx,
     decomposed_softmax,
     flash_attention,
-    online_attention,
     standard_attention,
 )
 
 hypothesis = need("hypothesis")
 st = hypothesis.strategies
-ATTENTION = pytest.mark.parametrize("name", HURTING)
 
 
 # The specification ---------------------------------------------------------
@@ -51,8 +55,7 @@ def test_its_sibling_is_true():
 # Against float64 -----------------------------------------------------------
 
 
-@ATTENTION
-@pytest.mark.parametrize("block_size", [5, 64, 1000])
+@pytest.mark.parametrize("name, block_size", BLOCKS)
 @pytest.mark.parametrize("dtype", FULL)
 def test_both_cores_agree_with_float64(name, block_size, dtype):
     *qkv, options = HURTING[name]
@@ -66,7 +69,7 @@ def test_both_cores_agree_with_float64(name, block_size, dtype):
         torch.testing.assert_close(got_lse.double(), lse, **close)
 
 
-@ATTENTION
+@pytest.mark.parametrize("name", HURTING)
 @pytest.mark.parametrize("dtype", HALF)
 def test_sixteen_bits_cost_flash_no_more_than_rounding_its_output(name, dtype):
     *qkv, options = HURTING[name]
@@ -84,21 +87,6 @@ def test_huge_logits_give_numbers(scale, dtype):
     for core in cores(4):
         o, lse = core(q, k, v, return_lse=True)
         assert o.isfinite().all() and lse.isfinite().all()
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize("heads", [1, 8])
-@pytest.mark.parametrize("dtype", [*FULL, torch.bfloat16])
-def test_logits_at_the_end_of_the_range_give_numbers(dtype, heads, sign):
-    # The scaled logits are +- 0.81 of the dtype's maximum; q kT alone is beyond it.
-    large = 0.9 * (torch.finfo(dtype).max / 8) ** 0.5
-    q = torch.full((heads, 2, 64), large, dtype=dtype)
-    k = torch.full((heads, 3, 64), large, dtype=dtype)
-    k[:, 0] *= sign
-    p = {1: (1 / 3, 1 / 3, 1 / 3), -1: (0, 1 / 2, 1 / 2)}[sign]
-    for core in (StdAttentionCord(64), FlashAttentionCore(64, 2)):
-        o = core(q, k, torch.eye(3, dtype=dtype).expand(heads, 3, 3))
-        assert torch.allclose(o, torch.tensor(p, dtype=dtype).expand_as(o), rtol=0.01)
 
 
 def test_no_row_without_a_key_leaks_a_nan():
@@ -152,39 +140,6 @@ def test_any_shape_mask_block_and_dtype(p):
         got, got_lse = core(q, k, v, return_lse=True, **options)
         assert relative_error(got, o) <= tolerance(q, k, **options)
         assert torch.equal(got_lse == -math.inf, lse == -math.inf)
-
-
-@pytest.mark.parametrize("block_size", [1, 3, 7, 64, 10**9])
-def test_block_size_does_not_matter(block_size):
-    q, k, v = random_qkv(2, Nq=9, Nk=13)
-    o = flash_attention(q, k, v, block_size)
-    assert relative_error(o, flash_attention(q, k, v, 13)) < 1e-15
-
-
-@pytest.mark.parametrize("block_size", [1, 3, 64])
-def test_the_readable_loop_is_the_core(block_size):
-    q, k, v = random_qkv(2, 3, Nq=9, Nk=13)
-    *_, state = online_attention(q, k, v, block_size)
-    o, lse = state.finalise()
-    got, got_lse = flash_attention(q, k, v, block_size, return_lse=True)
-    assert relative_error(got, o) < 1e-15 and relative_error(got_lse, lse) < 1e-15
-
-
-def test_every_state_of_the_readable_loop_is_the_answer_so_far():
-    q, k, v = random_qkv(2, Nq=4, Nk=10)
-    for n, state in enumerate(online_attention(q, k, v, 3), start=1):
-        o, lse = attention_oracle(q, k[:, : 3 * n], v[:, : 3 * n])
-        got, got_lse = state.finalise()
-        assert relative_error(got, o) < 1e-15 and relative_error(got_lse, lse) < 1e-15
-
-
-def test_a_mask_changed_after_the_forward_is_an_error_and_not_a_wrong_gradient():
-    q, k, v = (x.requires_grad_() for x in random_qkv(Nk=6))
-    key_mask = torch.tensor([True] * 4 + [False] * 2)
-    o = flash_attention(q, k, v, 2, key_mask=key_mask)
-    key_mask.fill_(True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        o.sum().backward()
 
 
 def test_a_window_beyond_everything_is_causal():
@@ -273,9 +228,9 @@ def test_gradcheck(core, Nq, options):
         return o, lse.masked_fill(lse == -math.inf, 0)
 
     # fast_mode projects the Jacobian on random directions; the slow one is
-    # run once, below, where nothing is masked.
+    # run once, where nothing is masked and the last block is ragged.
     inputs = [x.requires_grad_() for x in inputs]
-    assert torch.autograd.gradcheck(seen, inputs, fast_mode=bool(options))
+    assert torch.autograd.gradcheck(seen, inputs, fast_mode=bool(options) or Nq != 6)
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -302,13 +257,6 @@ def test_only_one_output_needs_a_gradient():
             for core in cores(4)
         )
         assert all(relative_error(f, s) < 1e-14 for f, s in zip(flash, std))
-
-
-def test_a_second_backward_is_a_clear_error():
-    q, k, v = (x.requires_grad_() for x in random_qkv())
-    (dq,) = torch.autograd.grad(flash_attention(q, k, v, 4).sum(), q, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiated once only"):
-        (dq * q).sum().backward()
 
 
 def test_a_model_trains_the_same_with_either_core():
@@ -385,26 +333,3 @@ def test_cores_have_no_parameters_and_one_signature():
     for core in cores(8):
         assert not list(core.parameters()) and not list(core.buffers())
     assert standard_attention(Q, Q, Q).shape == flash_attention(Q, Q, Q, 2).shape == Q.shape
-
-
-# The house -----------------------------------------------------------------
-
-
-def code_lines(path: Path) -> int:
-    """Lines that hold code: no docstring, comment or blank line."""
-    source, lines = path.read_text(), set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.string.strip() and token.type != tokenize.COMMENT:
-            lines |= set(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(
-            node
-        ):
-            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    return len(lines)
-
-
-def test_the_maths_stays_small():
-    modules = sorted(Path(attnlib.__file__).parent.glob("*.py"))
-    counts = {path.name: code_lines(path) for path in modules}
-    assert len(counts) >= 5 and 0 < sum(counts.values()) < 600, counts

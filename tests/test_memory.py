@@ -1,5 +1,7 @@
 """Memory contracts, to the byte, on a machine that need not have a GPU."""
 
+import warnings
+
 import pytest
 import torch
 from cases import random_qkv
@@ -43,7 +45,7 @@ def test_standard_with_a_mask_takes_two_matrices_and_at_most_one_boolean_one():
 
 
 def test_flash_takes_one_score_block_and_a_few_rows():
-    assert overhead(FlashAttentionCore(D, BLOCK), *meta(1, HEADS, N, D)) <= 1.05 * SCORE_BLOCK
+    assert overhead(FlashAttentionCore(D, BLOCK), *meta(1, HEADS, N, D)) <= 1.015 * SCORE_BLOCK
 
 
 def test_a_mask_adds_two_boolean_blocks_at_most():
@@ -51,7 +53,7 @@ def test_a_mask_adds_two_boolean_blocks_at_most():
     padding = torch.ones(1, 1, N, dtype=torch.bool, device="meta")
     for options in ({"causal": True}, {"window": 700}, {"causal": True, "key_mask": padding}):
         extra = overhead(core, *qkv, **options) - overhead(core, *qkv)
-        assert extra <= 2 * BLOCK * BLOCK + 4 * ROW
+        assert extra <= 2 * BLOCK * BLOCK + ROW
 
 
 def test_lse_costs_one_float_a_query():
@@ -60,11 +62,10 @@ def test_lse_costs_one_float_a_query():
     assert predicted_peak(forward(core, return_lse=True), *qkv) == plain + HEADS * N * 4
 
 
-def test_grouped_heads_cost_one_query_block():
+def test_grouped_heads_take_the_block_of_their_key_heads():
     q, *_ = meta(1, HEADS, N, D)
     k, v = meta(1, 2, N, D, n=2)
-    query_block = HEADS * BLOCK * D * 4
-    assert overhead(FlashAttentionCore(D, BLOCK), q, k, v) <= 1.05 * SCORE_BLOCK + query_block
+    assert overhead(FlashAttentionCore(D, BLOCK), q, k, v) <= 0.4 * SCORE_BLOCK
 
 
 @pytest.mark.parametrize("block", [128, 512])
@@ -78,19 +79,22 @@ def test_transposed_heads_are_never_copied_whole():
     views = [x.transpose(1, 2) for x in meta(2, N, HEADS, D)]  # (B, N, H, d) memory
     timeline = predicted_timeline(forward(FlashAttentionCore(D, BLOCK)), *views)
     copies = [e for e in timeline.events if e.size > 0 and not e.name.startswith("new_")]
-    assert copies and max(e.size for e in copies) <= 2 * HEADS * BLOCK * D * 4
+    query_block = 2 * HEADS * BLOCK * D * 4
+    assert copies and max(e.size for e in copies) <= query_block
+    # At once: the score block, a block of q, one of k or v, and the rows.
+    assert timeline.peak - timeline.kept <= 1.015 * 2 * SCORE_BLOCK + 2 * query_block
 
 
-def test_the_specification_example_takes_six_kib():
-    assert overhead(FlashAttentionCore(1024, 8), *meta(16, 1024)) <= 6 * 1024
+def test_the_specification_example_takes_four_kib():
+    assert overhead(FlashAttentionCore(1024, 8), *meta(16, 1024)) <= 4 * 1024
 
 
 def test_training_memory_is_linear():
     peaks = [
         predicted_peak(forward_backward(FlashAttentionCore(D, BLOCK)), *meta(1, HEADS, n, D, n=4))
-        for n in (N, 2 * N)
+        for n in (N // 2, N)
     ]
-    assert peaks[1] < 2.02 * peaks[0]
+    assert peaks[1] < 2.0 * peaks[0]
 
 
 @pytest.mark.parametrize("core", [StdAttentionCord(16), FlashAttentionCore(16, 32)])
@@ -151,9 +155,30 @@ def test_measuring_without_a_gpu_is_an_error_and_not_zero():
         measured_peak(forward(StdAttentionCord(4)), *random_qkv(Nk=5))
 
 
+def test_an_allocator_that_counts_more_than_was_asked_for_is_warned_of(monkeypatch):
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    monkeypatch.setattr("attnlib.memory._warm_up", lambda *_: 1 / 0)  # nothing is measured
+    with pytest.warns(UserWarning, match="1 MiB a tensor"), pytest.raises(ZeroDivisionError):
+        measured_peak(len, ())
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    with warnings.catch_warnings(action="error"), pytest.raises(ZeroDivisionError):
+        measured_peak(len, ())
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("core", [StdAttentionCord(D), FlashAttentionCore(D, BLOCK)])
-def test_measured_is_predicted_on_this_gpu(core):
-    inputs = make_qkv(1, 8, 2048, D, n=4, device="cuda")
+@pytest.mark.parametrize("n", [1500, 2048])  # 1500 shows blocks that are not split
+def test_measured_is_predicted_on_this_gpu(core, n):
+    inputs = make_qkv(1, 8, n, D, n=4, device="cuda")
     for fn, args in ((forward(core), inputs[:3]), (forward_backward(core), inputs)):
         assert measured_peak(fn, *args) == predicted_peak(fn, *args)
+
+
+def test_a_prediction_counts_what_a_gpu_would_hold():
+    def fn(x):
+        counter = torch.zeros(1)  # on the CPU, wherever x is
+        return x + 1, counter
+
+    x = torch.ones(1024)
+    assert predicted_peak(fn, x) == 4096 and live_bytes(fn, x).peak == 4096 + 512

@@ -57,8 +57,9 @@ def test_no_logits_are_the_identity():
     assert m.tolist() == [[-INF]] * 2 and l.tolist() == [[0]] * 2 and fx.shape == (2, 0)
 
 
-def test_decomposed_is_the_concatenation_with_its_exact_shape():
-    x1, x2 = logits(16, 1024), logits(16, 1000, scale=20)
+@pytest.mark.parametrize("scale1, scale2", [(1, 20), (20, 1)])
+def test_decomposed_is_the_concatenation_with_its_exact_shape(scale1, scale2):
+    x1, x2 = logits(16, 1024, scale=scale1), logits(16, 1000, scale=scale2)
     m1, l1, fx1 = calculate_local_fx(x1)
     m2, l2, fx2 = calculate_local_fx(x2)
     y = decomposed_softmax(fx1, l1, m1, fx2, l2, m2)
@@ -208,6 +209,12 @@ def test_lazy_merge_is_the_same_state_at_any_threshold():
         for s_j, v_j in zip(s.split(5, -1), v.split(5)):
             state = state.lazy_merge(SoftmaxState.of(s_j, v_j), threshold)
         torch.testing.assert_close(state.finalise(), expected, rtol=1e-13, atol=1e-14)
+
+
+def test_a_lazy_state_moves_its_m_only_beyond_the_threshold():
+    v = torch.ones(1, 1)
+    a, near, far = (SoftmaxState.of(torch.tensor([[s]]), v) for s in (1.0, 8.5, 9.5))
+    assert a.lazy_merge(near, 8).m == a.m and a.lazy_merge(far, 8).m == far.m
 
 
 def test_two_identities_finalise_to_zero_and_minus_infinity():

@@ -21,7 +21,7 @@ def draw_peak_memory(rows: list[dict], ax=None):
     ax = ax or _subplots()[1]
     ends = {}
     for core, curve in _by_core(rows):
-        fitted = [(r["N"], r["measured"] / 2**20) for r in curve if r.get("measured")]
+        fitted = [(r["N"], r["measured"] / MIB) for r in curve if r.get("measured")]
         ax.plot(*zip(*fitted), **STYLE[core])
         ends[core] = fitted[-1]
         lost = [r for r in curve if r.get("problem") == "out of memory" and r["predicted"]]
@@ -55,20 +55,19 @@ def draw_block_sizes(rows: list[dict], axes=None):
     """Time, and peak memory, of the flash core over its block size, at one N."""
     if axes is None:
         axes = _subplots(1, 2)[1]
-    flash = [(int(r["core"].split()[1]), r) for r in rows if r["core"].startswith("flash")]
-    peers = [r for r in rows if not r["core"].startswith("flash")]
+    flash = [(r["block"], r) for r in rows if r["core"] == "flash"]
+    peers = [r for r in rows if r["core"] != "flash"]
     for ax, key, unit, scale in (
         (axes[0], "ms", "time, ms", 1),
-        (axes[1], "measured", "peak memory, MiB", 2**20),
+        (axes[1], "measured", "peak memory, MiB", MIB),
     ):
         points = [(block, r[key] / scale) for block, r in flash if r.get(key)]
         ax.plot(*zip(*points), **STYLE["flash"])
         ends = {"flash": points[-1]}
         for r in peers:
             if r.get(key):
-                core = r["core"].split()[0]
-                ax.axhline(r[key] / scale, **{**STYLE[core], "marker": None})
-                ends[core] = (points[-1][0], r[key] / scale)
+                ax.axhline(r[key] / scale, **{**STYLE[r["core"]], "marker": None})
+                ends[r["core"]] = (points[-1][0], r[key] / scale)
         ax.set(xscale="log", yscale="log", xlabel="block size", ylabel=unit)
         ax.set_xticks([b for b, _ in points[::2]], [str(b) for b, _ in points[::2]])
         ax.minorticks_off()
@@ -295,7 +294,7 @@ def _subplots(*shape, **options):
 
 def _by_core(rows):
     for core in STYLE:
-        curve = [r for r in rows if r["core"].split()[0] == core]
+        curve = [r for r in rows if r["core"] == core]
         if any(r.get("measured") or r.get("ms") or r.get("error") for r in curve):
             yield core, curve
 

@@ -87,42 +87,56 @@ def _():
     )
 
 
-@lse.mistake("", "no maximum is subtracted: exp overflows", "overflow")
-def lse_naive(x):
-    return x.exp().sum(-1).log()
+@lse.right("by m and l")
+def lse_by_local_results(x):
+    m, l, _ = calculate_local_fx(x)
+    return (m + l.log()).squeeze(-1)
 
 
-@lse.mistake("", "the maximum that was subtracted is not added back")
-def lse_without_m(x):
-    _, l, _ = calculate_local_fx(x)
-    return l.log().squeeze(-1)
-
-
-@lse.mistake("M2", "-inf is subtracted from -inf, which is NaN", "nothing")
-def lse_nan(x):
+@lse.right("in plain words")
+def lse_in_words(x):
     if x.shape[-1] == 0:
         return x.new_full(x.shape[:-1], -INF)
     m = x.amax(-1, keepdim=True)
+    m = m.clamp(min=torch.finfo(x.dtype).min)
     return (m + (x - m).exp().sum(-1, keepdim=True).log()).squeeze(-1)
 
 
-@lse.mistake("M2", "a finite number stands for the maximum where that is -inf, and for real maxima "
-             "that are lower still", "nothing")  # fmt: skip
-def lse_sentinel(x):
-    m = (x.amax(-1, keepdim=True) if x.shape[-1] else x.new_full((len(x), 1), -INF)).clamp(min=-1e4)
-    return (m + (x - m).exp().sum(-1, keepdim=True).log()).squeeze(-1)
+lse.slips(
+    lse_in_words,
+    """
+    lse_nan, M2, nothing: -inf is subtracted from -inf, which is NaN
+    - m = m.clamp(min=torch.finfo(x.dtype).min)
 
+    lse_sentinel, M2, nothing: a finite number stands for the maximum where that is -inf, and
+        for real maxima that are lower still
+    - torch.finfo(x.dtype).min
+    + -1e4
 
-@lse.mistake("", "amax is asked for the largest of no numbers", "nothing")
-def lse_of_no_scores(x):
-    m = finite(x.amax(-1, keepdim=True))
-    return (m + (x - m).exp().sum(-1, keepdim=True).log()).squeeze(-1)
+    lse_of_no_scores, nothing: amax is asked for the largest of no numbers
+    - x.shape[-1] == 0
+    + False
 
+    lse_naive, overflow: no maximum is subtracted: exp overflows
+    - m + (x - m).exp()
+    + x.exp()
 
-@lse.mistake("", "one maximum serves all rows: a row far below it underflows to 0", "names")
-def lse_one_maximum(x):
-    m = finite(x.max()) if x.numel() else torch.zeros(())
-    return m + (x - m).exp().sum(-1).log()
+    lse_without_m: the maximum that was subtracted is not added back
+    - m + (x - m)
+    + (x - m)
+
+    lse_one_maximum, names: one maximum serves all rows: a row far below it underflows to 0
+    - x.amax(-1, keepdim=True)
+    + x.max()
+
+    lse_keeps_dimension, names: the summed dimension is kept with size 1; a lse has one number a row
+    - .squeeze(-1)
+
+    lse_squeezed, names: squeeze() takes away every dimension of size 1, and not only the last
+    - .squeeze(-1)
+    + .squeeze()
+    """,
+)
 
 
 @lse.mistake("M6", "the logarithm is taken to base 2; this course's lse is natural")
@@ -130,25 +144,9 @@ def lse_base_2(x):
     return torch.logsumexp(x.float(), -1).mul(1 / math.log(2)).to(x.dtype)
 
 
-@lse.mistake("", "the summed dimension is kept with size 1; a lse has one number a row", "names")
-def lse_keeps_dimension(x):
-    return torch.logsumexp(x, -1, keepdim=True)
-
-
-@lse.mistake("", "squeeze() takes away every dimension of size 1, and not only the last", "names")
-def lse_squeezed(x):
-    return torch.logsumexp(x, -1, keepdim=True).squeeze()
-
-
 @lse.mistake("", "the whole tensor is summed instead of each row", "names")
 def lse_of_everything(x):
     return torch.logsumexp(x.flatten(), -1)
-
-
-@lse.right("by m and l")
-def lse_by_local_results(x):
-    m, l, _ = calculate_local_fx(x)
-    return (m + l.log()).squeeze(-1)
 
 
 @lse.right("a reference that is not the maximum")
@@ -205,40 +203,37 @@ def masked_by_sentinel(x, see):
     return torch.softmax(x, -1)
 
 
-@masked.mistake(
-    "M2",
-    "hidden keys get a finite score, a lower one: where all are hidden, all "
-    "differences are still 0",
-)
-def masked_by_lower_sentinel(x, see):
-    return torch.softmax(torch.where(see, x, -1e9), -1)
-
-
-@masked.mistake("M2", "a row of -inf goes through softmax: -inf minus -inf is NaN")
-def masked_nan(x, see):
-    return torch.softmax(torch.where(see, x, -INF), -1)
-
-
-@masked.mistake(
-    "", "hidden weights are removed after the division, so the rest sums to less than 1", "names"
-)
-def masked_after(x, see):
-    return torch.softmax(x, -1) * see
-
-
-@masked.mistake("", "hidden scores become 0, and the weight of a score 0 is not 0", "names")
-def masked_to_zero(x, see):
-    return torch.softmax(x * see, -1)
-
-
-@masked.mistake("", "the mask is read the other way round: True means may be seen", "nothing")
-def masked_inverted(x, see):
-    return safe_softmax(torch.where(see, -INF, x))
-
-
 @masked.right("by m and l")
 def masked_by_local_results(x, see):
     return safe_softmax(torch.where(see, x, -INF))
+
+
+masked.slips(
+    masked_by_local_results,
+    """
+    masked_by_lower_sentinel, M2: hidden keys get a finite score, a lower one: where all are
+        hidden, all differences are still 0
+    - -INF
+    + -1e9
+
+    masked_nan, M2: a row of -inf goes through softmax: -inf minus -inf is NaN
+    - safe_softmax(torch.where(see, x, -INF))
+    + torch.softmax(torch.where(see, x, -INF), -1)
+
+    masked_after, names: hidden weights are removed after the division, so the rest sums to
+        less than 1
+    - torch.where(see, x, -INF))
+    + x) * see
+
+    masked_to_zero, names: hidden scores become 0, and the weight of a score 0 is not 0
+    - torch.where(see, x, -INF)
+    + x * see
+
+    masked_inverted, nothing: the mask is read the other way round: True means may be seen
+    - see, x, -INF
+    + see, -INF, x
+    """,
+)
 
 
 @masked.right("weights removed before the sum")
@@ -309,44 +304,37 @@ tester = test_task(
 )
 
 
-@tester.mistake("", "a test computes a comparison and asserts nothing")
-def asserts_nothing(softmax):
-    x = 50 * gaussian(4, 6)
-    torch.allclose(softmax(x), torch.softmax(x, -1))
-
-
-@tester.mistake("M9", "a test asks for the same bits: right code may round differently", "maximum")
-def asks_for_bits(softmax):
-    x = 50 * gaussian(8, 60)
-    x[1] = -INF
-    assert torch.equal(softmax(x), safe_softmax(x))
-
-
-@tester.mistake("", "a test fails whatever it is handed: look at what it compares with", "nothing")
-def judge_is_wrong(softmax):
-    x = 50 * gaussian(8, 60)
-    x[1] = -INF
-    must_be_close(softmax(x), torch.softmax(x, -1) + x[1, 0])
-
-
-@tester.mistake("", "a test tries only tame scores, which hurt nobody", "overflow")
-def tries_tame_scores(softmax):
-    x = gaussian(4, 6)
-    must_be_close(softmax(x), torch.softmax(x, -1))
-
-
-@tester.mistake("M2", "a test never tries a row that sees nothing", "nothing")
-def tries_no_empty_row(softmax):
-    x = 100 * gaussian(8, 6)
-    must_be_close(softmax(x), torch.softmax(x, -1))
-
-
 @tester.right("against float64, with a hidden row")
 def against_float64(softmax):
-    x = 100 * gaussian(8, 6)
+    x = 100 * gaussian(8, 60)
     x[3] = -INF
     exact = torch.softmax(x.double(), -1).nan_to_num(0.0).float()
     must_be_close(softmax(x), exact)
+
+
+tester.slips(
+    against_float64,
+    """
+    asserts_nothing: a test computes a comparison and asserts nothing
+    - must_be_close(softmax(x), exact)
+    + torch.allclose(softmax(x), exact)
+
+    asks_for_bits, M9, maximum: a test asks for the same bits: right code may round differently
+    - must_be_close(softmax(x), exact)
+    + assert torch.equal(softmax(x), exact)
+
+    judge_is_wrong, nothing: a test fails whatever it is handed: look at what it compares with
+    - .nan_to_num(0.0)
+
+    tries_tame_scores, overflow: a test tries only tame scores, which hurt nobody
+    - 100 * gaussian
+    + gaussian
+    - x[3] = -INF
+
+    tries_no_empty_row, M2, nothing: a test never tries a row that sees nothing
+    - x[3] = -INF
+    """,
+)
 
 
 @tester.right("by laws alone")

@@ -27,24 +27,31 @@ def _():
     return {"the two blocks": Case((), {"a1": 1.0, "a2": 0.5, "l": 19 / 8})}
 
 
-@joined.mistake("", "the factors are swapped: the block that holds the maximum shrinks")
-def factors_swapped():
-    return {"a1": 0.5, "a2": 1.0, "l": 9 / 16 + 5 / 2}
+@joined.right("by fractions")
+def joined_by_fractions():
+    return {"a1": 1.0, "a2": 0.5, "l": 9 / 8 + 0.5 * 5 / 2}
 
 
-@joined.mistake("", "the second block's factor is inverted: it grows instead of shrinking")
-def factor_inverted():
-    return {"a1": 1.0, "a2": 2.0, "l": 9 / 8 + 5}
+joined.slips(
+    joined_by_fractions,
+    """
+    factors_swapped: the factors are swapped: the block that holds the maximum shrinks
+    - "a1": 1.0, "a2": 0.5, "l": 9 / 8 + 0.5 * 5 / 2
+    + "a1": 0.5, "a2": 1.0, "l": 0.5 * 9 / 8 + 5 / 2
 
+    factor_inverted: the second block's factor is inverted: it grows instead of shrinking
+    - "a2": 0.5, "l": 9 / 8 + 0.5 * 5 / 2
+    + "a2": 2.0, "l": 9 / 8 + 2.0 * 5 / 2
 
-@joined.mistake("M16", "l1 and l2 are added as they are, each in its own unit")
-def added_unscaled():
-    return {"a1": 1.0, "a2": 0.5, "l": 9 / 8 + 5 / 2}
+    added_unscaled, M16: l1 and l2 are added as they are, each in its own unit
+    - 0.5 * 5 / 2
+    + 5 / 2
 
-
-@joined.mistake("", "l is counted in units of 1 instead of in units of e^m")
-def in_units_of_one():
-    return {"a1": 1.0, "a2": 0.5, "l": 19.0}
+    in_units_of_one: l is counted in units of 1 instead of in units of e^m
+    - 9 / 8 + 0.5 * 5 / 2
+    + 19.0
+    """,
+)
 
 
 @joined.right("computed")
@@ -105,58 +112,59 @@ def one_sum(xs):
     return [divide(torch.exp(x - m), l) for x in xs]
 
 
-@pieces.mistake("", "every piece divides by its own sum, as if it were the whole row", "pasted")
-def pasted(xs):
-    return [divide(fx, l) for _, l, fx in reference(xs)[1]]
-
-
-@pieces.mistake("M16", "nothing is rescaled to the common maximum", "classic")
-def nothing_rescaled(xs):
-    _, local = reference(xs)
-    l = sum(l_j for _, l_j, _ in local)
-    return [divide(fx, l) for _, _, fx in local]
-
-
-@pieces.mistake("M16", "the weights are rescaled to the common maximum, the sums l are not")
-def l_not_rescaled(xs):
+@pieces.right("by factors")
+def by_factors(xs):
     m, local = reference(xs)
-    l = sum(l_j for _, l_j, _ in local)
+    l = sum(rescale_factor(m_j, m) * l_j for m_j, l_j, _ in local)
     return [divide(rescale_factor(m_j, m) * fx, l) for m_j, _, fx in local]
 
 
-@pieces.mistake("M16", "the sums l are rescaled to the common maximum, the weights are not")
-def fx_not_rescaled(xs):
-    m, local = reference(xs)
-    l = sum(rescale_factor(m_j, m) * l_j for m_j, l_j, _ in local)
-    return [divide(fx, l) for _, _, fx in local]
+pieces.slips(
+    by_factors,
+    """
+    pasted, pasted: every piece divides by its own sum, as if it were the whole row
+    - [divide(rescale_factor(m_j, m) * fx, l) for m_j, _, fx in local]
+    + [divide(fx, l_j) for _, l_j, fx in local]
 
+    nothing_rescaled, M16, classic: nothing is rescaled to the common maximum
+    - rescale_factor(m_j, m) * l_j
+    + l_j
+    - rescale_factor(m_j, m) * fx
+    + fx
 
-@pieces.mistake("", "the factor is inverted, e^(m − m1) for e^(m1 − m)", "factor")
-def inverted(xs):
-    m, local = reference(xs)
-    factors = [torch.exp(finite(m) - finite(m_j)) for m_j, _, _ in local]
-    l = sum(a * l_j for a, (_, l_j, _) in zip(factors, local))
-    return [divide(a * fx, l) for a, (_, _, fx) in zip(factors, local)]
+    l_not_rescaled, M16: the weights are rescaled to the common maximum, the sums l are not
+    - rescale_factor(m_j, m) * l_j
+    + l_j
 
+    fx_not_rescaled, M16: the sums l are rescaled to the common maximum, the weights are not
+    - rescale_factor(m_j, m) * fx
+    + fx
 
-@pieces.mistake(
-    "",
-    "all is measured against the first piece's maximum: a later, larger score overflows",
-    "factor",
+    inverted, factor: the factor is inverted, e^(m − m1) for e^(m1 − m)
+    - rescale_factor(m_j, m) * l_j
+    + torch.exp(finite(m) - finite(m_j)) * l_j
+    - rescale_factor(m_j, m) * fx
+    + torch.exp(finite(m) - finite(m_j)) * fx
+
+    first_as_reference, factor: all is measured against the first piece's maximum: a later,
+        larger score overflows
+    - m, local = reference(xs)
+    + _, local = reference(xs)
+    + m = local[0][0]
+
+    nan_pieces, M2, nothing: a hidden piece subtracts -inf from -inf
+    - rescale_factor(m_j, m) * l_j
+    + torch.exp(m_j - m) * l_j
+
+    extra_dimension, true: each answer has a dimension too many
+    - divide(rescale_factor(m_j, m) * fx, l)
+    + divide(rescale_factor(m_j, m) * fx, l)[None]
+
+    one_tensor: the pieces are pasted into one tensor; each machine wants its own back
+    - [divide(rescale_factor(m_j, m) * fx, l) for m_j, _, fx in local]
+    + torch.cat([divide(rescale_factor(m_j, m) * fx, l) for m_j, _, fx in local], -1)
+    """,
 )
-def first_as_reference(xs):
-    _, local = reference(xs)
-    factors = [torch.exp(m_j - finite(local[0][0])) for m_j, _, _ in local]
-    l = sum(a * l_j for a, (_, l_j, _) in zip(factors, local))
-    return [divide(a * fx, l) for a, (_, _, fx) in zip(factors, local)]
-
-
-@pieces.mistake("M2", "a hidden piece subtracts -inf from -inf", "nothing")
-def nan_pieces(xs):
-    m = torch.cat(xs, -1).amax(-1, keepdim=True)
-    fxs = [torch.exp(x - m) for x in xs]
-    l = sum(fx.sum(-1, keepdim=True) for fx in fxs)
-    return [fx / l for fx in fxs]
 
 
 @pieces.mistake("M2", "a hidden piece's own local result is NaN, and spoils the row", "nothing")
@@ -166,23 +174,6 @@ def nan_local(xs):
     fxs = [torch.exp(x - m_j) * torch.exp(m_j - m) for x, m_j in zip(xs, ms)]
     l = sum(fx.sum(-1, keepdim=True) for fx in fxs)
     return [fx / l for fx in fxs]
-
-
-@pieces.mistake("", "each answer has a dimension too many", "true")
-def extra_dimension(xs):
-    return [p[None] for p in by_factors(xs)]
-
-
-@pieces.mistake("", "the pieces are pasted into one tensor; each machine wants its own back")
-def one_tensor(xs):
-    return torch.cat(by_factors(xs), -1)
-
-
-@pieces.right("by factors")
-def by_factors(xs):
-    m, local = reference(xs)
-    l = sum(rescale_factor(m_j, m) * l_j for m_j, l_j, _ in local)
-    return [divide(rescale_factor(m_j, m) * fx, l) for m_j, _, fx in local]
 
 
 @pieces.right("by the log of the sum")
@@ -207,13 +198,8 @@ def _():
     return cases_of(lambda xs: exact_softmax(torch.cat(xs, -1)), piece_inputs())
 
 
-@stream.mistake(
-    "M17",
-    "each step divides what is there already, so early weights are divided "
-    "again and again; l belongs to the whole row, and divides once",
-    shown=True,
-)
-def stream_dividing(xs):
+@stream.right("divided once at the end")
+def stream_once(xs):
     parts, l = [], 0
     m = torch.full_like(xs[0][..., :1], -torch.inf)  # (..., 1)
     for x in xs:
@@ -221,81 +207,59 @@ def stream_dividing(xs):
         m_new = torch.maximum(m, m_j)
         a, b = rescale_factor(m, m_new), rescale_factor(m_j, m_new)
         l = a * l + b * l_j
-        parts = [divide(a * part, l) for part in parts]
-        parts.append(divide(b * fx, l))
-        m = m_new
-    return torch.cat(parts, -1)
-
-
-@stream.mistake("M17", "each piece is divided by the sum so far, and never by the row's")
-def stream_divided_so_far(xs):
-    parts, l = [], 0
-    m = torch.full_like(xs[0][..., :1], -INF)
-    for x in xs:
-        m_j, l_j, fx = calculate_local_fx(x)
-        m_new = torch.maximum(m, m_j)
-        a, b = rescale_factor(m, m_new), rescale_factor(m_j, m_new)
-        l = a * l + b * l_j
         parts = [a * part for part in parts]
-        parts.append(divide(b * fx, l))
+        parts.append(b * fx)
         m = m_new
-    return torch.cat(parts, -1)
+    return divide(torch.cat(parts, -1), l)
 
 
-def streamed(xs, old=True, total=True, new=True, divide_by=divide):
-    """The stream done right, or with one of its rescalings left out."""
-    parts, l = [], 0
-    m = torch.full_like(xs[0][..., :1], -INF)
-    for x in xs:
-        m_j, l_j, fx = calculate_local_fx(x)
-        m_new = torch.maximum(m, m_j)
-        a, b = rescale_factor(m, m_new), rescale_factor(m_j, m_new)
-        l = (a if total else 1) * l + b * l_j
-        parts = [(a if old else 1) * part for part in parts]
-        parts.append((b if new else 1) * fx)
-        m = m_new
-    return torch.cat([divide_by(part, l) for part in parts], -1)
+stream.slips(
+    stream_once,
+    """
+    stream_dividing, M17, shown: each step divides what is there already, so early weights are
+        divided again and again; l belongs to the whole row, and divides once
+    - [a * part for part in parts]
+    + [divide(a * part, l) for part in parts]
+    - parts.append(b * fx)
+    + parts.append(divide(b * fx, l))
+    - divide(torch.cat(parts, -1), l)
+    + torch.cat(parts, -1)
 
+    stream_divided_so_far, M17: each piece is divided by the sum so far, and never by the row's
+    - parts.append(b * fx)
+    + parts.append(divide(b * fx, l))
+    - divide(torch.cat(parts, -1), l)
+    + torch.cat(parts, -1)
 
-@stream.mistake(
-    "M16", "what came before is not rescaled when a later piece holds the maximum", "factor"
+    stream_old_unscaled, M16, factor: what came before is not rescaled when a later piece holds
+        the maximum
+    - [a * part for part in parts]
+    + parts
+
+    stream_l_unscaled, M16, factor: l is not rescaled when a later piece holds the maximum
+    - l = a * l + b * l_j
+    + l = l + b * l_j
+
+    stream_both_unscaled, M16, factor: neither l nor what came before is rescaled when a later
+        piece holds the maximum
+    - l = a * l + b * l_j
+    + l = l + b * l_j
+    - [a * part for part in parts]
+    + parts
+
+    stream_new_unscaled, factor: the new piece is not brought to the common maximum
+    - parts.append(b * fx)
+    + parts.append(fx)
+
+    stream_undivided, names: nothing is divided at all: weights must sum to 1
+    - divide(torch.cat(parts, -1), l)
+    + torch.cat(parts, -1)
+
+    stream_zero_by_zero, M2, nothing: a row that sees nothing divides 0 by 0
+    - divide(torch.cat(parts, -1), l)
+    + torch.cat(parts, -1) / l
+    """,
 )
-def stream_old_unscaled(xs):
-    return streamed(xs, old=False)
-
-
-@stream.mistake("M16", "l is not rescaled when a later piece holds the maximum", "factor")
-def stream_l_unscaled(xs):
-    return streamed(xs, total=False)
-
-
-@stream.mistake(
-    "M16",
-    "neither l nor what came before is rescaled when a later piece holds the maximum",
-    "factor",
-)
-def stream_both_unscaled(xs):
-    return streamed(xs, old=False, total=False)
-
-
-@stream.mistake("", "the new piece is not brought to the common maximum", "factor")
-def stream_new_unscaled(xs):
-    return streamed(xs, new=False)
-
-
-@stream.mistake("", "nothing is divided at all: weights must sum to 1", "names")
-def stream_undivided(xs):
-    return streamed(xs, divide_by=lambda part, l: part)
-
-
-@stream.mistake("M2", "a row that sees nothing divides 0 by 0", "nothing")
-def stream_zero_by_zero(xs):
-    return streamed(xs, divide_by=torch.divide)
-
-
-@stream.right("divided once at the end")
-def stream_once(xs):
-    return streamed(xs)
 
 
 @stream.right("all at once")
@@ -380,43 +344,43 @@ def halves(factor=1.0, hidden=True, lift=0.0):
     return local(*x.split(1024, -1)), exact_softmax(x)
 
 
-@tester.mistake("M15", "a test allows an absolute error of 0.001, and a weight among 2048 is "
-                "about 0.0005; allclose also forgives a shape that broadcasts")  # fmt: skip
-def too_lenient(f):
-    parts, exact = halves()
-    assert torch.allclose(f(*parts), exact, atol=1e-3)
-
-
-@tester.mistake("", "a test asks only whether the weights sum to 1, which they do whatever the "
-                "factors are", "classic")  # fmt: skip
-def only_sums(f):
-    parts, exact = halves(5.0, hidden=False)
-    must_be_close(f(*parts).sum(-1), exact.sum(-1))
-
-
-@tester.mistake("", "a test's first block always holds the maximum, and never needs a factor",
-                "factor")  # fmt: skip
-def first_is_largest(f):
-    parts, exact = halves(lift=9.0)
-    must_be_close(f(*parts), exact)
-
-
-@tester.mistake("M2", "a test never tries a row that sees nothing", "nothing")
-def no_hidden_row(f):
-    parts, exact = halves(hidden=False)
-    must_be_close(f(*parts), exact)
-
-
-@tester.mistake("M9", "a test asks for the same bits: right code may round differently")
-def the_same_bits(f):
-    parts, _ = halves(3.0)
-    assert torch.equal(f(*parts), decomposed_softmax(*parts))
-
-
 @tester.right("relative to float64, with a hidden row")
 def relative_to_float64(f):
     parts, exact = halves(3.0)
     must_be_close(f(*parts), exact)
+
+
+tester.slips(
+    relative_to_float64,
+    """
+    too_lenient, M15: a test allows an absolute error of 0.001, and a weight among 2048 is
+        about 0.0005; allclose also forgives a shape that broadcasts
+    - halves(3.0)
+    + halves()
+    - must_be_close(f(*parts), exact)
+    + assert torch.allclose(f(*parts), exact, atol=1e-3)
+
+    only_sums, classic: a test asks only whether the weights sum to 1, which they do whatever
+        the factors are
+    - halves(3.0)
+    + halves(5.0, hidden=False)
+    - must_be_close(f(*parts), exact)
+    + must_be_close(f(*parts).sum(-1), exact.sum(-1))
+
+    first_is_largest, factor: a test's first block always holds the maximum, and never needs a
+        factor
+    - halves(3.0)
+    + halves(lift=9.0)
+
+    no_hidden_row, M2, nothing: a test never tries a row that sees nothing
+    - halves(3.0)
+    + halves(hidden=False)
+
+    the_same_bits, M9: a test asks for the same bits: right code may round differently
+    - must_be_close(f(*parts), exact)
+    + assert torch.equal(f(*parts), decomposed_softmax(*parts))
+    """,
+)
 
 
 @tester.right("by pencil")
@@ -444,45 +408,39 @@ def _():
     return cases_of(oracle, inputs)
 
 
-def running_favourite(xs, rescale=True, offset=True, whole=True):
-    m, l, index, start = -INF, 0.0, 0, 0
+@favourite.right("three numbers a row")
+def three_numbers(xs):
+    m, l, index, start = torch.tensor(-INF), 0.0, torch.tensor(0), 0
     for x in xs:
-        m_j, l_j, _ = calculate_local_fx(x)
-        m_j, l_j = m_j[..., 0], l_j[..., 0]
-        i = x.argmax(-1) + (start if offset else 0)
-        m_old, m = torch.as_tensor(m), torch.maximum(torch.as_tensor(m), m_j)
-        index = torch.where(m_j > m_old, i, torch.as_tensor(index))
-        a = rescale_factor(m_old, m) if rescale else 1.0
-        b = rescale_factor(m_j, m) if rescale else 1.0
-        l = torch.where(m_j > m_old, l_j, l) if not whole else a * l + b * l_j
+        m_j, l_j = (y.squeeze(-1) for y in calculate_local_fx(x)[:2])
+        i = x.argmax(-1) + start
+        m_old, m = m, torch.maximum(m, m_j)
+        index = torch.where(m_j > m_old, i, index)
+        l = rescale_factor(m_old, m) * l + rescale_factor(m_j, m) * l_j
         start += x.shape[-1]
     return index, 1 / l
 
 
-@favourite.mistake("", "the index counts from the start of its piece, not of the row")
-def index_in_piece(xs):
-    return running_favourite(xs, offset=False)
+favourite.slips(
+    three_numbers,
+    """
+    index_in_piece: the index counts from the start of its piece, not of the row
+    - x.argmax(-1) + start
+    + x.argmax(-1)
 
+    favourite_unscaled, M16, factor: the sums of the pieces are added without rescaling
+    - l = rescale_factor(m_old, m) * l + rescale_factor(m_j, m) * l_j
+    + l = l + l_j
 
-@favourite.mistake("M16", "the sums of the pieces are added without rescaling", "factor")
-def favourite_unscaled(xs):
-    return running_favourite(xs, rescale=False)
+    within_its_piece, pasted: the probability is that within its own piece
+    - l = rescale_factor(m_old, m) * l + rescale_factor(m_j, m) * l_j
+    + l = torch.where(m_j > m_old, l_j, l)
 
-
-@favourite.mistake("", "the probability is that within its own piece", "pasted")
-def within_its_piece(xs):
-    return running_favourite(xs, whole=False)
-
-
-@favourite.mistake("", "the score itself is returned for the probability", "names")
-def favourite_score(xs):
-    m, index = torch.cat(xs, -1).max(-1)
-    return index, m
-
-
-@favourite.right("three numbers a row")
-def three_numbers(xs):
-    return running_favourite(xs)
+    favourite_score, names: the score itself is returned for the probability
+    - 1 / l
+    + m
+    """,
+)
 
 
 @favourite.right("all at once")

@@ -84,55 +84,49 @@ def _():
     return cases
 
 
-def merged(a, b, l=True, o=True, m=torch.maximum, factor=rescale_factor):
-    """Merge, or merge with one thing wrong: what is rescaled, to which m, by what."""
-    m = m(a.m, b.m)
-    fa, fb = factor(a.m, m), factor(b.m, m)
-    total = fa * a.l + fb * b.l if l else a.l + b.l
-    return SoftmaxState(m, total, fa * a.o + fb * b.o if o else a.o + b.o)
-
-
-@merge.mistake("M16", "l is not rescaled: two sums in different units are added", "factor")
-def merge_l_unscaled(a, b):
-    return merged(a, b, l=False)
-
-
-@merge.mistake("M16", "o is not rescaled: only l is brought to the larger m", "values")
-def merge_o_unscaled(a, b):
-    return merged(a, b, o=False)
-
-
-@merge.mistake("M16", "neither l nor o is rescaled to the larger m", "factor")
-def merge_unscaled(a, b):
-    return merged(a, b, l=False, o=False)
-
-
-@merge.mistake("M2", "-inf is subtracted from -inf where neither has seen a key", "order")
-def merge_nan(a, b):
-    return merged(a, b, factor=lambda old, new: torch.exp(old - new))
-
-
-@merge.mistake("", "the smaller m is taken: the other block's factor is above 1, and overflows")
-def merge_smaller(a, b):
-    return merged(a, b, m=torch.minimum, factor=lambda old, new: torch.exp(old - finite(new)))
-
-
-@merge.mistake("", "the factor is inverted, e^(m − m1) for e^(m1 − m)", "factor")
-def merge_inverted(a, b):
-    return merged(a, b, factor=lambda old, new: torch.exp(finite(new) - finite(old)))
-
-
-@merge.mistake("M17", "o is divided by l already; the state keeps sums, finalise divides", "values")
-def merge_divided(a, b):
-    state = merged(a, b)
-    return state._replace(o=state.o / state.l.clamp(min=1e-30))
-
-
-@merge.mistake("", "only the first block is rescaled, as if the second always held the maximum")
-def merge_first_only(a, b):
+@merge.right("in plain words")
+def merge_in_words(a, b):
     m = torch.maximum(a.m, b.m)
-    fa = rescale_factor(a.m, m)
-    return SoftmaxState(m, fa * a.l + b.l, fa * a.o + b.o)
+    fa, fb = rescale_factor(a.m, m), rescale_factor(b.m, m)
+    return SoftmaxState(m, fa * a.l + fb * b.l, fa * a.o + fb * b.o)
+
+
+merge.slips(
+    merge_in_words,
+    """
+    merge_l_unscaled, M16, factor: l is not rescaled: two sums in different units are added
+    - fa * a.l + fb * b.l
+    + a.l + b.l
+
+    merge_o_unscaled, M16, values: o is not rescaled: only l is brought to the larger m
+    - fa * a.o + fb * b.o
+    + a.o + b.o
+
+    merge_unscaled, M16, factor: neither l nor o is rescaled to the larger m
+    - fa * a.l + fb * b.l, fa * a.o + fb * b.o
+    + a.l + b.l, a.o + b.o
+
+    merge_nan, M2, order: -inf is subtracted from -inf where neither has seen a key
+    - rescale_factor(a.m, m), rescale_factor(b.m, m)
+    + torch.exp(a.m - m), torch.exp(b.m - m)
+
+    merge_smaller: the smaller m is taken: the other block's factor is above 1, and overflows
+    - maximum
+    + minimum
+
+    merge_inverted, factor: the factor is inverted, e^(m − m1) for e^(m1 − m)
+    - rescale_factor(a.m, m), rescale_factor(b.m, m)
+    + torch.exp(finite(m) - finite(a.m)), torch.exp(finite(m) - finite(b.m))
+
+    merge_divided, M17, values: o is divided by l already; the state keeps sums, finalise divides
+    - fa * a.o + fb * b.o
+    + (fa * a.o + fb * b.o) / (fa * a.l + fb * b.l).clamp(min=1e-30)
+
+    merge_first_only: only the first block is rescaled, as if the second always held the maximum
+    - fa * a.l + fb * b.l, fa * a.o + fb * b.o
+    + fa * a.l + b.l, fa * a.o + b.o
+    """,
+)
 
 
 @merge.right("attnlib's own")
@@ -147,12 +141,14 @@ def merge_lagging(a, b):
 
 @merge.right("M3: the log of the sum as reference")
 def merge_by_lse(a, b):
-    return merged(a, b, m=lambda m1, m2: torch.logaddexp(m1 + a.l.log(), m2 + b.l.log()))
+    m = torch.logaddexp(a.m + a.l.log(), b.m + b.l.log())
+    a, b = a.rebase(m), b.rebase(m)
+    return SoftmaxState(m, a.l + b.l, a.o + b.o)
 
 
 @merge.right("in float64, the second first")
 def merge_in_float64(a, b):
-    state = merged(*(SoftmaxState(*(x.double() for x in s)) for s in (b, a)))
+    state = merge_in_words(*(SoftmaxState(*(x.double() for x in s)) for s in (b, a)))
     return tuple(x.float() for x in state)
 
 
@@ -198,24 +194,30 @@ def fold_left(states, merge):
     return reduce(merge, states)
 
 
-@tree.mistake("", "zip drops the last one of an odd number of states")
-def fold_dropping(states, merge):
+@tree.right("neighbours, the odd one goes up")
+def fold_neighbours(states, merge):
     while len(states) > 1:
-        states = [merge(a, b) for a, b in zip(states[::2], states[1::2])]
+        pairs = [merge(a, b) for a, b in zip(states[::2], states[1::2])]
+        states = pairs + states[len(states) & ~1 :]
     return states[0]
 
 
-@tree.mistake("", "a state without a neighbour is merged with itself, and counts twice")
-def fold_doubling(states, merge):
-    while len(states) > 1:
-        states = states + states[-1:] if len(states) % 2 else states
-        states = [merge(a, b) for a, b in zip(states[::2], states[1::2])]
-    return states[0]
+tree.slips(
+    fold_neighbours,
+    """
+    fold_dropping: zip drops the last one of an odd number of states
+    - pairs + states[len(states) & ~1 :]
+    + pairs
 
+    fold_doubling: a state without a neighbour is merged with itself, and counts twice
+    - pairs + states[len(states) & ~1 :]
+    + pairs + [merge(x, x) for x in states[len(states) & ~1 :]]
 
-@tree.mistake("", "only one round is made")
-def fold_once(states, merge):
-    return merge(states[0], states[1]) if len(states) > 1 else states[0]
+    fold_once: only one round is made
+    - while
+    + if
+    """,
+)
 
 
 @tree.mistake("", "a state left over is merged at the very end instead of going up with the "
@@ -226,14 +228,6 @@ def fold_leftovers_last(states, merge):
         left_over += states[-1:] if len(states) % 2 else []
         states = [merge(a, b) for a, b in zip(states[::2], states[1::2])]
     return reduce(merge, [*states, *left_over])
-
-
-@tree.right("neighbours, the odd one goes up")
-def fold_neighbours(states, merge):
-    while len(states) > 1:
-        pairs = [merge(a, b) for a, b in zip(states[::2], states[1::2])]
-        states = pairs + states[len(states) & ~1 :]
-    return states[0]
 
 
 @tree.right("halves, by recursion")
@@ -270,18 +264,57 @@ parts = Task("merge_parts", "Find and fix: 300 apart", "values", parts=("o", "ls
 parts.cases(partials)
 
 
-@parts.mistake("M7", "the log of 1 + e^d is taken as it is written: e^d overflows where the "
-               "second part is far above the first, and two empty parts make d NaN",
-               shown=True)  # fmt: skip
-def merge_parts_by_log1p(o1, lse1, o2, lse2):
-    lse = lse1 + torch.log(1 + torch.exp(lse2 - lse1))  # (N,)
-    a1, a2 = torch.exp(lse1 - lse), torch.exp(lse2 - lse)
+@parts.right("by logaddexp")
+def merge_parts_by_logaddexp(o1, lse1, o2, lse2):
+    lse = torch.logaddexp(lse1, lse2)  # (N,)
+    a1, a2 = torch.exp(lse1 - finite(lse)), torch.exp(lse2 - finite(lse))
     return a1[:, None] * o1 + a2[:, None] * o2, lse
 
 
-def weighted(o1, lse1, o2, lse2, lse, exp=torch.exp):
-    a1, a2 = exp(lse1 - finite(lse)), exp(lse2 - finite(lse))  # (N,)
-    return a1[:, None] * o1 + a2[:, None] * o2, lse
+parts.slips(
+    merge_parts_by_logaddexp,
+    """
+    merge_parts_by_log1p, M7, shown: the log of 1 + e^d is taken as it is written: e^d overflows
+        where the second part is far above the first, and two empty parts make d NaN
+    - torch.logaddexp(lse1, lse2)
+    + lse1 + torch.log(1 + torch.exp(lse2 - lse1))
+    - torch.exp(lse1 - finite(lse)), torch.exp(lse2 - finite(lse))
+    + torch.exp(lse1 - lse), torch.exp(lse2 - lse)
+
+    merge_parts_nan, M2, nothing: the sum is safe, and two empty parts still subtract -inf from
+        -inf in the weights
+    - torch.exp(lse1 - finite(lse)), torch.exp(lse2 - finite(lse))
+    + torch.exp(lse1 - lse), torch.exp(lse2 - lse)
+
+    merge_parts_all_nan, M2, nothing: two empty parts subtract -inf from -inf, in the sum already
+    - lse = torch.logaddexp(lse1, lse2)
+    + m = torch.maximum(lse1, lse2)
+    + lse = m + ((lse1 - m).exp() + (lse2 - m).exp()).log()
+
+    merge_parts_average, pasted: the outputs are averaged, as if both parts weighed the same
+    - a1[:, None] * o1 + a2[:, None] * o2
+    + (o1 + o2) / 2
+
+    merge_parts_added, values: the outputs are added without weights
+    - a1[:, None] * o1 + a2[:, None] * o2
+    + o1 + o2
+
+    merge_parts_adds_lse, order: the lse are added; it is the sums that add, not their logarithms
+    - * o2, lse
+    + * o2, lse1 + lse2
+
+    merge_parts_keeps_larger, merge: the larger lse is kept as it is; the sum of both is larger
+        still
+    - * o2, lse
+    + * o2, torch.maximum(lse1, lse2)
+
+    merge_parts_base_2, M6, values: a power of 2 is taken of a natural logarithm
+    - torch.logaddexp
+    + torch.logaddexp2
+    - torch.exp(lse1 - finite(lse)), torch.exp(lse2 - finite(lse))
+    + torch.exp2(lse1 - finite(lse)), torch.exp2(lse2 - finite(lse))
+    """,
+)
 
 
 @parts.mistake("M7", "e^lse is computed on the way: it overflows where a score is above 88, and "
@@ -290,52 +323,6 @@ def merge_parts_by_exp(o1, lse1, o2, lse2):
     l1, l2 = lse1.exp(), lse2.exp()
     l = l1 + l2
     return (l1[:, None] * o1 + l2[:, None] * o2) / l[:, None], l.log()
-
-
-@parts.mistake("M2", "the sum is safe, and two empty parts still subtract -inf from -inf in the "
-               "weights", "nothing")  # fmt: skip
-def merge_parts_nan(o1, lse1, o2, lse2):
-    lse = torch.logaddexp(lse1, lse2)
-    a1, a2 = torch.exp(lse1 - lse), torch.exp(lse2 - lse)
-    return a1[:, None] * o1 + a2[:, None] * o2, lse
-
-
-@parts.mistake("M2", "two empty parts subtract -inf from -inf, in the sum already", "nothing")
-def merge_parts_all_nan(o1, lse1, o2, lse2):
-    m = torch.maximum(lse1, lse2)
-    return weighted(o1, lse1, o2, lse2, m + ((lse1 - m).exp() + (lse2 - m).exp()).log())
-
-
-@parts.mistake("", "the outputs are averaged, as if both parts weighed the same", "pasted")
-def merge_parts_average(o1, lse1, o2, lse2):
-    return (o1 + o2) / 2, torch.logaddexp(lse1, lse2)
-
-
-@parts.mistake("", "the outputs are added without weights", "values")
-def merge_parts_added(o1, lse1, o2, lse2):
-    return o1 + o2, torch.logaddexp(lse1, lse2)
-
-
-@parts.mistake("", "the lse are added; it is the sums that add, not their logarithms", "order")
-def merge_parts_adds_lse(o1, lse1, o2, lse2):
-    o, _ = weighted(o1, lse1, o2, lse2, torch.logaddexp(lse1, lse2))
-    return o, lse1 + lse2
-
-
-@parts.mistake("", "the larger lse is kept as it is; the sum of both is larger still", "merge")
-def merge_parts_keeps_larger(o1, lse1, o2, lse2):
-    o, _ = weighted(o1, lse1, o2, lse2, torch.logaddexp(lse1, lse2))
-    return o, torch.maximum(lse1, lse2)
-
-
-@parts.mistake("M6", "a power of 2 is taken of a natural logarithm", "values")
-def merge_parts_base_2(o1, lse1, o2, lse2):
-    return weighted(o1, lse1, o2, lse2, torch.logaddexp2(lse1, lse2), torch.exp2)
-
-
-@parts.right("by logaddexp")
-def merge_parts_by_logaddexp(o1, lse1, o2, lse2):
-    return weighted(o1, lse1, o2, lse2, torch.logaddexp(lse1, lse2))
 
 
 @parts.right("as states with l = 1")
@@ -358,52 +345,62 @@ kernel = Task("merge_kernel_parts", "Find and fix: the fast kernel's parts", "va
 kernel.cases(lambda: partials(1 / LN_2))
 
 
-@kernel.mistake("M6", "an lse to base 2 is merged as if it were natural", shown=True)
-def kernel_as_natural(o1, lse1, o2, lse2):
+@kernel.right("converted first")
+def kernel_converted_first(o1, lse1, o2, lse2):
+    lse1, lse2 = lse1 * LN_2, lse2 * LN_2
     lse = torch.logaddexp(lse1, lse2)  # (N,)
     a1 = torch.exp(lse1 - finite(lse))  # (N,)
     a2 = torch.exp(lse2 - finite(lse))
     return a1[:, None] * o1 + a2[:, None] * o2, lse
 
 
-@kernel.mistake("M6", "the output is right, and its lse is left to base 2; a natural one was asked")
-def kernel_left_in_base_2(o1, lse1, o2, lse2):
-    return weighted(o1, lse1, o2, lse2, torch.logaddexp2(lse1, lse2), torch.exp2)
-
-
-@kernel.mistake("M6", "the wrong way is converted: log2 x is ln x / ln 2, so a base-2 logarithm "
-                "times ln 2 is natural")  # fmt: skip
-def kernel_wrong_way(o1, lse1, o2, lse2):
-    return parts.variants["by logaddexp"](o1, lse1 / LN_2, o2, lse2 / LN_2)
-
-
-@kernel.mistake("M6", "the merged lse is converted, and the weights are still powers of e of "
-                "base-2 logarithms")  # fmt: skip
-def kernel_converted_late(o1, lse1, o2, lse2):
-    o, lse = kernel_as_natural(o1, lse1, o2, lse2)
-    return o, lse * LN_2
-
-
-@kernel.mistake("M6", "the weights are powers of 2, and the sum still takes powers of e")
-def kernel_half_converted(o1, lse1, o2, lse2):
-    return weighted(o1, lse1, o2, lse2, torch.logaddexp(lse1, lse2), torch.exp2)
-
-
-@kernel.mistake("M2", "the units are right, and two empty parts subtract -inf from -inf in the "
-                "weights", "nothing")  # fmt: skip
-def kernel_nan(o1, lse1, o2, lse2):
-    return merge_parts_nan(o1, lse1 * LN_2, o2, lse2 * LN_2)
-
-
-@kernel.right("converted first")
-def kernel_converted_first(o1, lse1, o2, lse2):
-    return parts.variants["by logaddexp"](o1, lse1 * LN_2, o2, lse2 * LN_2)
-
-
 @kernel.right("merged to base 2, converted last")
 def kernel_converted_last(o1, lse1, o2, lse2):
-    o, lse = kernel_left_in_base_2(o1, lse1, o2, lse2)
-    return o, lse * LN_2
+    lse = torch.logaddexp2(lse1, lse2)
+    a1, a2 = torch.exp2(lse1 - finite(lse)), torch.exp2(lse2 - finite(lse))
+    return a1[:, None] * o1 + a2[:, None] * o2, lse * LN_2
+
+
+kernel.slips(
+    kernel_converted_first,
+    """
+    kernel_as_natural, M6, shown: an lse to base 2 is merged as if it were natural
+    - lse1, lse2 = lse1 * LN_2, lse2 * LN_2
+
+    kernel_wrong_way, M6: the wrong way is converted: log2 x is ln x / ln 2, so a base-2
+        logarithm times ln 2 is natural
+    - lse1 * LN_2, lse2 * LN_2
+    + lse1 / LN_2, lse2 / LN_2
+
+    kernel_converted_late, M6: the merged lse is converted, and the weights are still powers of
+        e of base-2 logarithms
+    - lse1, lse2 = lse1 * LN_2, lse2 * LN_2
+    - * o2, lse
+    + * o2, lse * LN_2
+
+    kernel_nan, M2, nothing: the units are right, and two empty parts subtract -inf from -inf
+        in the weights
+    - lse1 - finite(lse)
+    + lse1 - lse
+    - lse2 - finite(lse)
+    + lse2 - lse
+    """,
+)
+kernel.slips(
+    kernel_converted_last,
+    """
+    kernel_left_in_base_2, M6: the output is right, and its lse is left to base 2; a natural one
+        was asked
+    - lse * LN_2
+    + lse
+
+    kernel_half_converted, M6: the weights are powers of 2, and the sum still takes powers of e
+    - torch.logaddexp2
+    + torch.logaddexp
+    - lse * LN_2
+    + lse
+    """,
+)
 
 
 # 5. Stretch ----------------------------------------------------------------
@@ -435,33 +432,34 @@ def _():
     return cases
 
 
-@unmerge.mistake("M16", "the part is subtracted in its own unit, without rescaling it to the "
-                 "whole's m", "factor")  # fmt: skip
-def unmerge_unscaled(whole, part):
-    return SoftmaxState(whole.m, whole.l - part.l, whole.o - part.o)
-
-
-@unmerge.mistake("M16", "only l gives the part back; o still holds its values", "values")
-def unmerge_l_only(whole, part):
+@unmerge.right("relative to the whole's m, which may lag")
+def unmerge_lagging(whole, part):
     b = part.rebase(whole.m)
-    return SoftmaxState(whole.m, whole.l - b.l, whole.o)
+    return SoftmaxState(whole.m, whole.l - b.l, whole.o - b.o)
 
 
-@unmerge.mistake("", "the maxima are subtracted: a maximum remembers only the winner")
-def unmerge_subtracts_m(whole, part):
-    b = part.rebase(whole.m)
-    return SoftmaxState(whole.m - finite(part.m), whole.l - b.l, whole.o - b.o)
+unmerge.slips(
+    unmerge_lagging,
+    """
+    unmerge_unscaled, M16, factor: the part is subtracted in its own unit, without rescaling it
+        to the whole's m
+    - part.rebase(whole.m)
+    + part
+
+    unmerge_l_only, M16, values: only l gives the part back; o still holds its values
+    - whole.o - b.o
+    + whole.o
+
+    unmerge_subtracts_m: the maxima are subtracted: a maximum remembers only the winner
+    - SoftmaxState(whole.m,
+    + SoftmaxState(whole.m - finite(part.m),
+    """,
+)
 
 
 @unmerge.mistake("", "the part is merged once more instead of taken out")
 def unmerge_merges(whole, part):
     return whole.merge(part)
-
-
-@unmerge.right("relative to the whole's m, which may lag")
-def unmerge_lagging(whole, part):
-    b = part.rebase(whole.m)
-    return SoftmaxState(whole.m, whole.l - b.l, whole.o - b.o)
 
 
 @unmerge.right("and then by the log of what is left")

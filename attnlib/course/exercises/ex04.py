@@ -1,7 +1,6 @@
 """Exercises of lesson 04: rescaling, watched."""
 
 import math
-from itertools import pairwise
 
 import torch
 
@@ -69,49 +68,47 @@ def _():
     )
 
 
-def block_maxima(s, block_size):
-    return [block.max().item() for block in s.split(block_size)]
-
-
-@rescales.mistake("", "the first block counts too; it has nothing before it to rescale", "row")
-def counts_the_first(s, block_size):
-    m = [-INF, *block_maxima(s, block_size)]
-    return sum(max(m[:n]) < m[n] for n in range(1, len(m)))
-
-
-@rescales.mistake("", "each block is compared with the one before it, not with the largest so far")
-def compares_neighbours(s, block_size):
-    return sum(a < b for a, b in pairwise(block_maxima(s, block_size)))
-
-
-@rescales.mistake("", "single scores are counted; m is updated once a block", "row")
-def counts_scores(s, block_size):
-    return int((s.cummax(0).values.diff() > 0).sum())
-
-
-@rescales.mistake("", "the shorter last block is left out", "row")
-def counts_whole_blocks(s, block_size):
-    m = block_maxima(s[: len(s) // block_size * block_size], block_size)
-    return sum(max(m[:n]) < m[n] for n in range(1, len(m)))
-
-
-@rescales.mistake("", "blocks in which m stays are counted, and not those in which it grows")
-def counts_the_others(s, block_size):
-    m = block_maxima(s, block_size)
-    return sum(max(m[:n]) >= m[n] for n in range(1, len(m)))
-
-
-@rescales.mistake("", "the running maximum starts at 0, and scores below zero never reach it",
-                  "row")  # fmt: skip
-def starts_at_zero(s, block_size):
-    m = [max(x, 0.0) for x in block_maxima(s, block_size)]
+@rescales.right("in plain words")
+def count_in_words(s, block_size):
+    m = [x.max().item() for x in s.split(block_size)]
     return sum(max(m[:n]) < m[n] for n in range(1, len(m)))
 
 
 @rescales.right("by a running maximum of the blocks")
 def by_running_maximum(s, block_size):
-    m = torch.tensor(block_maxima(s, block_size)).cummax(0).values
+    m = torch.stack([x.max() for x in s.split(block_size)]).cummax(0).values
     return int((m.diff() > 0).sum())
+
+
+rescales.slips(
+    count_in_words,
+    """
+    counts_the_first, row: the first block counts too; it has nothing before it to rescale
+    - m = [x.max().item() for x in s.split(block_size)]
+    + m = [-INF, *(x.max().item() for x in s.split(block_size))]
+
+    compares_neighbours: each block is compared with the one before it, not with the largest so far
+    - max(m[:n])
+    + m[n - 1]
+
+    counts_whole_blocks, row: the shorter last block is left out
+    - s.split(block_size)
+    + s[: len(s) // block_size * block_size].split(block_size)
+
+    counts_the_others: blocks in which m stays are counted, and not those in which it grows
+    - max(m[:n]) < m[n]
+    + max(m[:n]) >= m[n]
+
+    starts_at_zero, row: the running maximum starts at 0, and scores below zero never reach it
+    - x.max().item()
+    + max(x.max().item(), 0.0)
+    """,
+)
+
+
+@rescales.mistake("", "single scores are counted; m is updated once a block", "row")
+def counts_scores(s, block_size):
+    return int((s.cummax(0).values.diff() > 0).sum())
 
 
 @rescales.right("by the library's loop, as a tensor")
@@ -141,110 +138,90 @@ def _():
     return cases_of(attended, {name: (s, values(s), 4) for name, s in rows().items()})
 
 
-@attend.mistake("M16", "o is not rescaled where a later block holds the maximum", shown=True)
-def attend_o_unscaled(s, v, block_size):
+@attend.right("rescaled in every step")
+def attend_always(s, v, block_size):
     m, l = s.new_tensor(-torch.inf), s.new_zeros(())
     o = v.new_zeros(v.shape[-1])
     for s_j, v_j in zip(s.split(block_size), v.split(block_size)):
         m_old, m = m, torch.maximum(m, s_j.max())
         p = torch.exp(s_j - finite(m))  # (block,)
         l = rescale_factor(m_old, m) * l + p.sum()
-        o = o + p @ v_j  # (D,)
+        o = rescale_factor(m_old, m) * o + p @ v_j  # (D,)
     return divide(o, l)
 
 
-def attend_loop(s, v, block_size, l_too=True, o_too=True, grow=True, start=-INF, exp=None):
-    """The loop done right, or with one thing wrong."""
-    factor = exp or rescale_factor
-    m, l, o = s.new_tensor(start), s.new_zeros(()), v.new_zeros(v.shape[-1])
-    for s_j, v_j in zip(s.split(block_size), v.split(block_size)):
-        m_old, m = m, torch.maximum(m, s_j.max()) if grow else s_j.max()
-        a, p = factor(m_old, m), factor(s_j, m)
-        l = (a if l_too else 1) * l + p.sum()
-        o = (a if o_too else 1) * o + p @ v_j
-    return divide(o, l) if exp is None else o / l
+WRONG_LOOPS = attend.slips(
+    attend_always,
+    """
+    attend_o_unscaled, M16, shown: o is not rescaled where a later block holds the maximum
+    - o = rescale_factor(m_old, m) * o
+    + o = o
 
+    attend_l_unscaled, M16: l is not rescaled where a later block holds the maximum
+    - l = rescale_factor(m_old, m) * l
+    + l = l
 
-@attend.mistake("M16", "l is not rescaled where a later block holds the maximum")
-def attend_l_unscaled(s, v, block_size):
-    return attend_loop(s, v, block_size, l_too=False)
+    attend_unscaled, M16: neither l nor o is rescaled where a later block holds the maximum
+    - l = rescale_factor(m_old, m) * l
+    + l = l
+    - o = rescale_factor(m_old, m) * o
+    + o = o
 
+    attend_dividing, M17, values: o is divided by l after every block; l belongs to the end
+    - o = rescale_factor(m_old, m) * o + p @ v_j
+    + o = divide(rescale_factor(m_old, m) * o + p @ v_j, l)
+    - return divide(o, l)
+    + return o
 
-@attend.mistake("M16", "neither l nor o is rescaled where a later block holds the maximum")
-def attend_unscaled(s, v, block_size):
-    return attend_loop(s, v, block_size, l_too=False, o_too=False)
+    attend_nan, M18, nothing: a hidden first block leaves m at -inf, and -inf minus -inf is NaN
+    - p = torch.exp(s_j - finite(m))
+    + p = torch.exp(s_j - m)
+    - l = rescale_factor(m_old, m) * l
+    + l = torch.exp(m_old - m) * l
+    - o = rescale_factor(m_old, m) * o
+    + o = torch.exp(m_old - m) * o
+    - divide(o, l)
+    + o / l
 
+    attend_zero_by_zero, nothing: a row that sees nothing divides 0 by 0
+    - divide(o, l)
+    + o / l
 
-@attend.mistake("M17", "o is divided by l after every block; l belongs to the end", "values")
-def attend_dividing(s, v, block_size):
-    m, l, o = s.new_tensor(-INF), s.new_zeros(()), v.new_zeros(v.shape[-1])
-    for s_j, v_j in zip(s.split(block_size), v.split(block_size)):
-        m_old, m = m, torch.maximum(m, s_j.max())
-        a, p = rescale_factor(m_old, m), rescale_factor(s_j, m)
-        l = a * l + p.sum()
-        o = divide(a * o + p @ v_j, l)
-    return o
+    attend_from_zero: m starts at 0, and the weights of scores far below 0 underflow
+    - s.new_tensor(-torch.inf)
+    + s.new_tensor(0.0)
 
+    attend_own_maximum, lag: each block takes its own maximum as m, also where an earlier one
+        was larger: its factor overflows
+    - torch.maximum(m, s_j.max())
+    + s_j.max()
 
-@attend.mistake("M18", "a hidden first block leaves m at -inf, and -inf minus -inf is NaN",
-                "nothing")  # fmt: skip
-def attend_nan(s, v, block_size):
-    return attend_loop(s, v, block_size, exp=lambda old, new: torch.exp(old - new))
+    attend_inverted, lag: the factor of o is inverted, e^(m − m_old): the old o grows, and in
+        the first block it is 1 / 0 times 0
+    - o = rescale_factor(m_old, m) * o
+    + o = rescale_factor(m, m_old) * o
 
-
-@attend.mistake("", "a row that sees nothing divides 0 by 0", "nothing")
-def attend_zero_by_zero(s, v, block_size):
-    return attend_loop(s, v, block_size, exp=rescale_factor)
-
-
-@attend.mistake("", "m starts at 0, and the weights of scores far below 0 underflow")
-def attend_from_zero(s, v, block_size):
-    return attend_loop(s, v, block_size, start=0.0)
-
-
-@attend.mistake("", "each block takes its own maximum as m, also where an earlier one was larger: "
-                "its factor overflows", "lag")  # fmt: skip
-def attend_own_maximum(s, v, block_size):
-    return attend_loop(s, v, block_size, grow=False)
-
-
-@attend.mistake("", "the factor of o is inverted, e^(m − m_old): the old o grows, and in the first "
-                "block it is 1 / 0 times 0", "lag")  # fmt: skip
-def attend_inverted(s, v, block_size):
-    m, l, o = s.new_tensor(-INF), s.new_zeros(()), v.new_zeros(v.shape[-1])
-    for s_j, v_j in zip(s.split(block_size), v.split(block_size)):
-        m_old, m = m, torch.maximum(m, s_j.max())
-        p = rescale_factor(s_j, m)
-        l = rescale_factor(m_old, m) * l + p.sum()
-        o = rescale_factor(m, m_old) * o + p @ v_j
-    return divide(o, l)
+    attend_undivided, values: nothing is divided by l
+    - divide(o, l)
+    + o
+    """,
+)
 
 
 @attend.mistake("", "the shorter last block is left out")
 def attend_whole_blocks(s, v, block_size):
     n = len(s) // block_size * block_size
-    return attend_loop(s[:n], v[:n], block_size)
-
-
-@attend.mistake("", "nothing is divided by l", "values")
-def attend_undivided(s, v, block_size):
-    state = SoftmaxState.of(s[None], v)
-    return state.o[0]
-
-
-@attend.right("rescaled in every step")
-def attend_always(s, v, block_size):
-    return attend_loop(s, v, block_size)
+    return attend_always(s[:n], v[:n], block_size)
 
 
 @attend.right("from the last block to the first")
 def attend_backwards(s, v, block_size):
-    return attend_loop(s.flip(0), v.flip(0), block_size)
+    return attend_always(s.flip(0), v.flip(0), block_size)
 
 
 @attend.right("M4: a stale m, all relative to it")
 def attend_stale(s, v, block_size):
-    return lazy_loop(s, v, block_size, 8.0)
+    return lazy_stale(s, v, block_size, 8.0)
 
 
 @attend.right("the whole row at once, in float64")
@@ -255,14 +232,14 @@ def attend_at_once(s, v, block_size):
 
 # 3. Write the test ---------------------------------------------------------
 
-WRONG_LOOPS = {
-    "one that forgets to rescale o": attend_o_unscaled,
-    "one that forgets to rescale l": attend_l_unscaled,
-    "one that rescales neither": attend_unscaled,
-    "one that divides by l after every block": attend_dividing,
-    "one that gives NaN where the first block is hidden": attend_nan,
+WRONG = {
+    "one that forgets to rescale o": WRONG_LOOPS["attend_o_unscaled"],
+    "one that forgets to rescale l": WRONG_LOOPS["attend_l_unscaled"],
+    "one that rescales neither": WRONG_LOOPS["attend_unscaled"],
+    "one that divides by l after every block": WRONG_LOOPS["attend_dividing"],
+    "one that gives NaN where the first block is hidden": WRONG_LOOPS["attend_nan"],
     "one that leaves out a shorter last block": attend_whole_blocks,
-    "one whose m starts at 0": attend_from_zero,
+    "one whose m starts at 0": WRONG_LOOPS["attend_from_zero"],
 }
 
 tester = test_task(
@@ -275,7 +252,7 @@ tester = test_task(
         "one that keeps a stale m, and measures all against it": attend_stale,
         "one that takes the whole row at once": attend_at_once,
     },
-    wrong=WRONG_LOOPS,
+    wrong=WRONG,
 )
 
 
@@ -349,57 +326,47 @@ def _():
     )
 
 
-@lazy.mistake("M4", "m moves on while l and o stay as they were: new weights in one unit, old sums "
-              "in another", shown=True)  # fmt: skip
-def lazy_new_m(s, v, block_size, threshold):
+@lazy.right("M4: a stale m until the threshold")
+def lazy_stale(s, v, block_size, threshold):
     m, l = s.new_tensor(-torch.inf), s.new_zeros(())
     o = v.new_zeros(v.shape[-1])
     for s_j, v_j in zip(s.split(block_size), v.split(block_size)):
         m_new = torch.maximum(m, s_j.max())
         if m_new > m + threshold:  # worth rescaling
             a = rescale_factor(m, m_new)
-            l, o = a * l, a * o
-        m = m_new
+            m, l, o = m_new, a * l, a * o
         p = torch.exp(s_j - finite(m))  # (block,)
         l, o = l + p.sum(), o + p @ v_j
     return divide(o, l)
 
 
-def lazy_loop(s, v, block_size, threshold, l_too=True, o_too=True):
-    """The lazy loop done right, or with one thing wrong."""
-    m, l, o = s.new_tensor(-INF), s.new_zeros(()), v.new_zeros(v.shape[-1])
-    for s_j, v_j in zip(s.split(block_size), v.split(block_size)):
-        if s_j.max() > m + threshold:
-            m_old, m = m, s_j.max()
-            a = rescale_factor(m_old, m)
-            l, o = a * l if l_too else l, a * o if o_too else o
-        p = torch.exp(s_j - finite(m))
-        l, o = l + p.sum(), o + p @ v_j
-    return divide(o, l)
+lazy.slips(
+    lazy_stale,
+    """
+    lazy_new_m, M4, shown: m moves on while l and o stay as they were: new weights in one
+        unit, old sums in another
+    - m, l, o = m_new, a * l, a * o
+    + l, o = a * l, a * o
+    - p = torch.exp(s_j - finite(m))
+    + m = m_new
+    + p = torch.exp(s_j - finite(m))
 
+    lazy_o_unscaled, M4: o is left in the old unit when m moves, even where the threshold is passed
+    - m, l, o = m_new, a * l, a * o
+    + m, l = m_new, a * l
 
-@lazy.mistake("M4", "o is left in the old unit when m moves, even where the threshold is passed")
-def lazy_o_unscaled(s, v, block_size, threshold):
-    return lazy_loop(s, v, block_size, threshold, o_too=False)
+    lazy_l_unscaled, M4: l is left in the old unit when m moves, even where the threshold is passed
+    - m, l, o = m_new, a * l, a * o
+    + m, o = m_new, a * o
 
-
-@lazy.mistake("M4", "l is left in the old unit when m moves, even where the threshold is passed")
-def lazy_l_unscaled(s, v, block_size, threshold):
-    return lazy_loop(s, v, block_size, threshold, l_too=False)
-
-
-@lazy.mistake("M4", "a block's weights are measured against the m before it, and added to sums "
-              "that were rescaled to the new one")  # fmt: skip
-def lazy_old_weights(s, v, block_size, threshold):
-    m, l, o = s.new_tensor(-INF), s.new_zeros(()), v.new_zeros(v.shape[-1])
-    for s_j, v_j in zip(s.split(block_size), v.split(block_size)):
-        p = torch.exp(s_j - finite(m))
-        if s_j.max() > m + threshold:
-            m_old, m = m, s_j.max()
-            a = rescale_factor(m_old, m)
-            l, o = a * l, a * o
-        l, o = l + p.sum(), o + p @ v_j
-    return divide(o, l)
+    lazy_old_weights, M4: a block's weights are measured against the m before it, and added to
+        sums that were rescaled to the new one
+    - m_new = torch.maximum(m, s_j.max())
+    + m_new = torch.maximum(m, s_j.max())
+    + p = torch.exp(s_j - finite(m))
+    - p = torch.exp(s_j - finite(m))  # (block,)
+    """,
+)
 
 
 @lazy.mistake("M5", "m is never moved again: far above it, weights overflow", "explorer")
@@ -416,14 +383,9 @@ def lazy_clamped(s, v, block_size, threshold):
     return divide(p @ v, p.sum())
 
 
-@lazy.right("M4: a stale m until the threshold")
-def lazy_stale(s, v, block_size, threshold):
-    return lazy_loop(s, v, block_size, threshold)
-
-
 @lazy.right("rescaled in every step after all")
 def lazy_never(s, v, block_size, threshold):
-    return attend_loop(s, v, block_size)
+    return attend_always(s, v, block_size)
 
 
 @lazy.right("by the library's lazy merge")
@@ -457,24 +419,31 @@ def _():
     )
 
 
-@limit.mistake("M5", "only one weight is kept below the format's end; l adds all of them up")
-def limit_of_one_weight(keys, dtype):
-    return math.floor(math.log(torch.finfo(dtype).max))
+@limit.right("by the logarithm")
+def limit_by_log(keys, dtype):
+    return math.floor(math.log(torch.finfo(dtype).max / keys))
 
 
-@limit.mistake("M5", "the threshold is counted in powers of 2; a score is an exponent of e")
-def limit_in_base_2(keys, dtype):
-    return math.floor(math.log2(torch.finfo(dtype).max / keys))
+limit.slips(
+    limit_by_log,
+    """
+    limit_of_one_weight, M5: only one weight is kept below the format's end; l adds all of them up
+    - .max / keys
+    + .max
 
+    limit_in_base_2, M5: the threshold is counted in powers of 2; a score is an exponent of e
+    - math.log(
+    + math.log2(
 
-@limit.mistake("M5", "the limit is rounded up, and the sum is infinite at it")
-def limit_rounded_up(keys, dtype):
-    return math.ceil(math.log(torch.finfo(dtype).max / keys))
+    limit_rounded_up, M5: the limit is rounded up, and the sum is infinite at it
+    - math.floor
+    + math.ceil
 
-
-@limit.mistake("M5", "float16's end is used for every format", "overflow")
-def limit_of_float16(keys, dtype):
-    return math.floor(math.log(65504 / keys))
+    limit_of_float16, M5, overflow: float16's end is used for every format
+    - torch.finfo(dtype).max
+    + 65504
+    """,
+)
 
 
 @limit.mistake("M5", "the threshold of FlashAttention-4 is taken for a law; it is a choice", "lag")

@@ -42,54 +42,54 @@ def _():
     )
 
 
-def law(matrices):
-    def law(batch, heads, N, d, size):
-        return matrices * batch * heads * N**2 * size
-
-    law.__name__ = f"peak_of_{matrices}_matrices"
-    return law
+@peak.right("by the law")
+def peak_by_law(batch, heads, N, d, size):
+    return 2 * batch * heads * N**2 * size
 
 
-peak.mistake("", "one matrix is counted: softmax reads its scores while it writes its weights",
-             "alive")(law(1))  # fmt: skip
-peak.mistake("", "three matrices are counted, as if the product were scaled and kept",
-             "alive")(law(3))  # fmt: skip
-peak.mistake("", "the backward's matrices are counted; this is a call without gradients",
-             "training")(law(4))  # fmt: skip
+peak.slips(
+    peak_by_law,
+    """
+    peak_of_1_matrix, alive: one matrix is counted: softmax reads its scores while it writes
+        its weights
+    - 2 * batch
+    + batch
 
+    peak_of_3_matrices, alive: three matrices are counted, as if the product were scaled and kept
+    - 2 * batch
+    + 3 * batch
 
-@peak.mistake("", "numbers are counted and not bytes")
-def peak_in_numbers(batch, heads, N, d, size):
-    return 2 * batch * heads * N**2
+    peak_of_4_matrices, training: the backward's matrices are counted; this is a call without
+        gradients
+    - 2 * batch
+    + 4 * batch
 
+    peak_in_numbers: numbers are counted and not bytes
+    - N**2 * size
+    + N**2
 
-@peak.mistake("", "MiB are counted and not bytes")
-def peak_in_mib(batch, heads, N, d, size):
-    return 2 * batch * heads * N**2 * size / 2**20
+    peak_in_mib: MiB are counted and not bytes
+    - N**2 * size
+    + N**2 * size / 2**20
 
+    peak_with_inputs, alive: q, k and v are counted too; they were there before the call
+    - 2 * batch * heads * N**2
+    + batch * heads * (2 * N**2 + 3 * N * d)
 
-@peak.mistake("", "q, k and v are counted too; they were there before the call", "alive")
-def peak_with_inputs(batch, heads, N, d, size):
-    return (2 * N + 3 * d) * batch * heads * N * size
+    peak_of_one_head, four: the heads are forgotten: each has its own matrices
+    - heads * N**2
+    + N**2
 
+    peak_linear, four: only what grows with N is counted, and the N × N matrices are not
+    - 2 * batch * heads * N**2
+    + 4 * batch * heads * N * d
 
-@peak.mistake("", "the heads are forgotten: each has its own matrices", "four")
-def peak_of_one_head(batch, heads, N, d, size):
-    return 2 * batch * N**2 * size
-
-
-@peak.mistake("", "only what grows with N is counted, and the N × N matrices are not", "four")
-def peak_linear(batch, heads, N, d, size):
-    return 4 * batch * heads * N * d * size
-
-
-@peak.mistake("", "the output is counted on top; it comes when the scores are gone already",
-              "alive")  # fmt: skip
-def peak_with_output(batch, heads, N, d, size):
-    return (2 * N + d) * batch * heads * N * size
-
-
-peak.right("by the law")(law(2))
+    peak_with_output, alive: the output is counted on top; it comes when the scores are gone
+        already
+    - 2 * batch * heads * N**2
+    + batch * heads * (2 * N**2 + N * d)
+    """,
+)
 
 
 # 2. Find and fix -----------------------------------------------------------
@@ -120,51 +120,53 @@ def _():
     )
 
 
-@biased.mistake("M10", "the scale is applied to the bias too: a penalty of 1 becomes 1 / √d",
-                shown=True)  # fmt: skip
-def bias_scaled(q, k, v, bias):
-    s = q @ k.mT + bias  # (..., N, M)
-    p = torch.softmax(s / q.shape[-1] ** 0.5, -1)
+@biased.right("the product scaled")
+def bias_on_scaled_scores(q, k, v, bias):
+    s = q @ k.mT / q.shape[-1] ** 0.5 + bias  # (..., N, M)
+    p = torch.softmax(s, -1)
     return p @ v
 
 
-def scaled_by(power):
-    def attention(q, k, v, bias):
-        s = q @ k.mT * q.shape[-1] ** power + bias
-        return torch.softmax(s, -1) @ v
+biased.slips(
+    bias_on_scaled_scores,
+    """
+    bias_scaled, M10, shown: the scale is applied to the bias too: a penalty of 1 becomes 1 / √d
+    - k.mT / q.shape[-1] ** 0.5 + bias
+    + k.mT + bias
+    - softmax(s, -1)
+    + softmax(s / q.shape[-1] ** 0.5, -1)
 
-    attention.__name__ = f"scaled_by_d_to_the_{power:g}"
-    return attention
+    divided_by_d, M10: scores are divided by d: by √d twice
+    - / q.shape[-1] ** 0.5
+    + / q.shape[-1]
 
+    multiplied_by_sqrt_d, M10: the scale is inverted: scores are multiplied by √d
+    - / q.shape[-1] ** 0.5
+    + * q.shape[-1] ** 0.5
 
-biased.mistake("M10", "scores are divided by d: by √d twice")(scaled_by(-1.0))
-biased.mistake("M10", "the scale is inverted: scores are multiplied by √d")(scaled_by(0.5))
-biased.mistake("", "scores are not scaled at all")(scaled_by(0.0))
+    unscaled: scores are not scaled at all
+    - / q.shape[-1] ** 0.5
 
+    scaled_by_v: √d is taken from v, whose width is another matter
+    - q.shape[-1]
+    + v.shape[-1]
 
-@biased.mistake("", "√d is taken from v, whose width is another matter")
-def scaled_by_v(q, k, v, bias):
-    return torch.softmax(q @ k.mT / v.shape[-1] ** 0.5 + bias, -1) @ v
+    softmax_over_queries, four: weights sum to 1 over the queries; every query's keys must
+        share its 1
+    - softmax(s, -1)
+    + softmax(s, -2)
 
+    bias_after_softmax, four: the bias is added to the weights, after the softmax
+    - ** 0.5 + bias
+    + ** 0.5
+    - softmax(s, -1)
+    + softmax(s, -1) + bias
 
-@biased.mistake(
-    "", "weights sum to 1 over the queries; every query's keys must share its 1", "four"
+    bias_left_out, four: the bias is left out
+    - ** 0.5 + bias
+    + ** 0.5
+    """,
 )
-def softmax_over_queries(q, k, v, bias):
-    return torch.softmax(q @ k.mT / q.shape[-1] ** 0.5 + bias, -2) @ v
-
-
-@biased.mistake("", "the bias is added to the weights, after the softmax", "four")
-def bias_after_softmax(q, k, v, bias):
-    return (torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1) + bias) @ v
-
-
-@biased.mistake("", "the bias is left out", "four")
-def bias_left_out(q, k, v, bias):
-    return torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1) @ v
-
-
-biased.right("the product scaled")(scaled_by(-0.5))
 
 
 @biased.right("q and k scaled by half each, in float64")
@@ -175,7 +177,7 @@ def both_scaled(q, k, v, bias):
 
 @biased.right("row by row")
 def row_by_row(q, k, v, bias):
-    rows = [scaled_by(-0.5)(q[..., i : i + 1, :], k, v, bias[i : i + 1])
+    rows = [bias_on_scaled_scores(q[..., i : i + 1, :], k, v, bias[i : i + 1])
             for i in range(q.shape[-2])]  # fmt: skip
     return torch.cat(rows, -2)
 
@@ -231,6 +233,26 @@ def rows_kept(q, k, v, rows):
     return torch.cat([p_i @ v for p_i in p], -2)
 
 
+@by_rows.right("blocks pasted at the end")
+def rows_pasted(q, k, v, rows):
+    return torch.cat(
+        [torch.softmax(x @ k.mT / q.shape[-1] ** 0.5, -1) @ v for x in q.split(rows, -2)], -2
+    )
+
+
+by_rows.slips(
+    rows_pasted,
+    """
+    rows_over_queries, four: the weights of a block sum to 1 over its queries
+    - ** 0.5, -1)
+    + ** 0.5, -2)
+
+    rows_unscaled, sqrt: the scale is left out
+    - / q.shape[-1] ** 0.5
+    """,
+)
+
+
 @by_rows.mistake("", "the rows left over at the end are dropped")
 def rows_dropped(q, k, v, rows):
     n = max(q.shape[-2] // rows * rows, min(rows, q.shape[-2]))
@@ -249,25 +271,6 @@ def rows_of_square_blocks(q, k, v, rows):
 def rows_on_the_diagonal(q, k, v, rows):
     blocks = zip(*(x.split(rows, -2) for x in (q, k, v)))
     return torch.cat([exact_attention(*block) for block in blocks], -2)
-
-
-@by_rows.mistake("", "the weights of a block sum to 1 over its queries", "four")
-def rows_over_queries(q, k, v, rows):
-    return torch.cat(
-        [torch.softmax(x @ k.mT / q.shape[-1] ** 0.5, -2) @ v for x in q.split(rows, -2)], -2
-    )
-
-
-@by_rows.mistake("", "the scale is left out", "sqrt")
-def rows_unscaled(q, k, v, rows):
-    return torch.cat([torch.softmax(x @ k.mT, -1) @ v for x in q.split(rows, -2)], -2)
-
-
-@by_rows.right("blocks pasted at the end")
-def rows_pasted(q, k, v, rows):
-    return torch.cat(
-        [torch.softmax(x @ k.mT / q.shape[-1] ** 0.5, -1) @ v for x in q.split(rows, -2)], -2
-    )
 
 
 @by_rows.right("written into the output")
@@ -334,58 +337,50 @@ def gradients(f, qkv, do):
     return torch.autograd.grad(f(*qkv), qkv, do)
 
 
-def compare(f, of=(0, 1, 2), size=1.0, check=must_be_close):
+@grads.right("relative to float64")
+def relative_errors(f):
     q, k, v = gaussian_qkv(2, N=12, M=12, d=16, dv=16)
-    do = size * gaussian(2, 12, 16, seed=9)
-    got, exact = gradients(f, (q, k, v), do), gradients(exact_attention, (q, k, v), do)
-    for n in of:
-        check(got[n], exact[n])
+    do = gaussian(2, 12, 16, seed=9)
+    pairs = list(zip(gradients(f, (q, k, v), do), gradients(exact_attention, (q, k, v), do)))
+    for got, exact in pairs:
+        must_be_close(got, exact)
 
 
-@grads.mistake("M15", "a test allows an absolute error that is larger than the gradients are: it "
-               "passes a zero gradient")  # fmt: skip
-def allows_too_much(f):
-    def check(got, exact):
-        assert torch.allclose(got, exact, atol=1e-2)
+grads.slips(
+    relative_errors,
+    """
+    allows_too_much, M15: a test allows an absolute error that is larger than the gradients
+        are: it passes a zero gradient
+    - do = gaussian
+    + do = 1e-3 * gaussian
+    - must_be_close(got, exact)
+    + assert torch.allclose(got, exact, atol=1e-2)
 
-    compare(f, size=1e-3, check=check)
+    looks_at_q: a test looks at the gradient of q alone
+    - in pairs
+    + in pairs[:1]
+
+    looks_at_v: a test looks at the gradient of v alone
+    - in pairs
+    + in pairs[2:]
+
+    asks_for_finite: a test asks whether gradients exist and are finite, not whether they are right
+    - must_be_close(got, exact)
+    + assert got.isfinite().all()
+
+    asks_for_bits, M9: a test asks for the same bits: right code may round differently
+    - exact_attention
+    + standard_attention
+    - must_be_close(got, exact)
+    + assert torch.equal(got, exact)
+    """,
+)
 
 
 @grads.mistake("", "a test compares outputs only; all of these have right outputs")
 def compares_outputs(f):
     q, k, v = gaussian_qkv(2, N=12, M=12, d=16, dv=16)
     must_be_close(f(q, k, v), exact_attention(q, k, v))
-
-
-@grads.mistake("", "a test looks at the gradient of q alone")
-def looks_at_q(f):
-    compare(f, of=(0,))
-
-
-@grads.mistake("", "a test looks at the gradient of v alone")
-def looks_at_v(f):
-    compare(f, of=(2,))
-
-
-@grads.mistake("", "a test asks whether gradients exist and are finite, not whether they are right")
-def asks_for_finite(f):
-    def check(got, _):
-        assert got.isfinite().all()
-
-    compare(f, check=check)
-
-
-@grads.mistake("M9", "a test asks for the same bits: right code may round differently")
-def asks_for_bits(f):
-    q, k, v = gaussian_qkv(2, N=12, M=12, d=16, dv=16)
-    do = gaussian(2, 12, 16, seed=9)
-    pairs = zip(gradients(f, (q, k, v), do), gradients(standard_attention, (q, k, v), do))
-    assert all(torch.equal(a, b) for a, b in pairs)
-
-
-@grads.right("relative to float64")
-def relative_errors(f):
-    compare(f)
 
 
 @grads.right("by differences")

@@ -42,34 +42,35 @@ def _():
     )
 
 
-@reads.mistake("M11", "K is taken to be read once; every block of queries reads all of it")
-def read_once(Nq, Nk, block_size):
-    return Nk
-
-
-@reads.mistake("M11", "every query is taken to read K by itself; a block of queries shares it")
-def read_by_every_query(Nq, Nk, block_size):
-    return Nq * Nk
-
-
-@reads.mistake("", "the last, shorter block of queries is left out")
-def read_by_whole_blocks(Nq, Nk, block_size):
-    return Nq // block_size * Nk
-
-
-@reads.mistake("", "whole blocks are read, beyond the last key")
-def read_whole_blocks(Nq, Nk, block_size):
-    return math.ceil(Nq / block_size) * math.ceil(Nk / block_size) * block_size
-
-
-@reads.mistake("", "tiles are counted, not rows of K")
-def read_in_tiles(Nq, Nk, block_size):
-    return math.ceil(Nq / block_size) * math.ceil(Nk / block_size)
-
-
 @reads.right("by blocks of queries")
 def read_by_blocks(Nq, Nk, block_size):
-    return -(-Nq // block_size) * Nk
+    return math.ceil(Nq / block_size) * Nk
+
+
+reads.slips(
+    read_by_blocks,
+    """
+    read_once, M11: K is taken to be read once; every block of queries reads all of it
+    - math.ceil(Nq / block_size) * Nk
+    + Nk
+
+    read_by_every_query, M11: every query is taken to read K by itself; a block of queries shares it
+    - math.ceil(Nq / block_size)
+    + Nq
+
+    read_by_whole_blocks: the last, shorter block of queries is left out
+    - math.ceil(Nq / block_size)
+    + (Nq // block_size)
+
+    read_whole_blocks: whole blocks are read, beyond the last key
+    - * Nk
+    + * math.ceil(Nk / block_size) * block_size
+
+    read_in_tiles: tiles are counted, not rows of K
+    - * Nk
+    + * math.ceil(Nk / block_size)
+    """,
+)
 
 
 # 2. Find and fix: the printed algorithm ------------------------------------
@@ -100,10 +101,8 @@ def loop_inputs():
 printed.cases(lambda: cases_of(exact, loop_inputs()))
 
 
-@printed.mistake("M1", "line 10 is followed as printed: its power of −1 makes the factor "
-                 "e^(m − m_old), 1 / 0 in the first block, and 1 / 0 times 0 is NaN",
-                 shown=True)  # fmt: skip
-def flash2_as_printed(q, k, v, block_size):
+@printed.right("line 10 without its power")
+def flash2_right(q, k, v, block_size):
     m = q.new_full((len(q), 1), -torch.inf)  # (N, 1)
     l, O = torch.zeros_like(m), q.new_zeros(len(q), v.shape[-1])
     for K_j, V_j in zip(k.split(block_size), v.split(block_size)):
@@ -111,66 +110,44 @@ def flash2_as_printed(q, k, v, block_size):
         m_old, m = m, torch.maximum(m, S.amax(-1, keepdim=True))
         P = torch.exp(S - m)  # (N, block), line 9
         l = torch.exp(m_old - m) * l + P.sum(-1, keepdim=True)
-        O = torch.exp(m_old - m) ** -1 * O + P @ V_j  # line 10
+        O = torch.exp(m_old - m) * O + P @ V_j  # line 10
     O = l**-1 * O  # line 12
     return O, (m + l.log()).squeeze(-1)  # line 13
 
 
-def flash2(q, k, v, block_size, factor=None, l_too=True, divide=True, lse=None):
-    """Algorithm 1 done right, or with one line of it wrong."""
-    m = q.new_full((len(q), 1), -torch.inf)
-    l, o = torch.zeros_like(m), q.new_zeros(len(q), v.shape[-1])
-    for k_j, v_j in zip(k.split(block_size), v.split(block_size)):
-        s = q @ k_j.mT / q.shape[-1] ** 0.5
-        m_old, m = m, torch.maximum(m, s.amax(-1, keepdim=True))
-        p, a = torch.exp(s - m), torch.exp(m_old - m)
-        l = (a if l_too else 1) * l + p.sum(-1, keepdim=True)
-        o = (factor(a) if factor else a) * o + p @ v_j
-    return o / l if divide else o, lse(m, l) if lse else (m + l.log()).squeeze(-1)
+printed.slips(
+    flash2_right,
+    """
+    flash2_as_printed, M1, shown: line 10 is followed as printed: its power of −1 makes the
+        factor e^(m − m_old), 1 / 0 in the first block, and 1 / 0 times 0 is NaN
+    - torch.exp(m_old - m) * O
+    + torch.exp(m_old - m) ** -1 * O
 
+    flash2_inverse_repaired, M1: the power of −1 of line 10 is kept, and only its 1 / 0 was
+        repaired: the old o grows where it should shrink
+    - torch.exp(m_old - m) * O
+    + torch.exp((m - m_old).where(m_old > -torch.inf, -torch.inf)) * O
 
-@printed.mistake("M1", "the power of −1 of line 10 is kept, and only its 1 / 0 was repaired: the "
-                 "old o grows where it should shrink")  # fmt: skip
-def flash2_inverse_repaired(q, k, v, block_size):
-    return flash2(q, k, v, block_size, factor=lambda a: torch.where(a > 0, 1 / a, 0 * a))
+    flash2_o_unscaled, M16: o is not rescaled at all where a later block holds the maximum
+    - torch.exp(m_old - m) * O
+    + O
 
+    flash2_l_unscaled, M16: l is not rescaled where a later block holds the maximum
+    - torch.exp(m_old - m) * l
+    + l
 
-@printed.mistake("M16", "o is not rescaled at all where a later block holds the maximum")
-def flash2_o_unscaled(q, k, v, block_size):
-    return flash2(q, k, v, block_size, factor=lambda a: 1.0)
+    flash2_dividing, M17: o is divided by l in every block, on top of line 12
+    - torch.exp(m_old - m) * O + P @ V_j
+    + (torch.exp(m_old - m) * O + P @ V_j) / l
 
+    flash2_undivided: line 12 is left out: o is never divided by l
+    - O = l**-1 * O
 
-@printed.mistake("M16", "l is not rescaled where a later block holds the maximum")
-def flash2_l_unscaled(q, k, v, block_size):
-    return flash2(q, k, v, block_size, l_too=False)
-
-
-@printed.mistake("M17", "o is divided by l in every block, on top of line 12")
-def flash2_dividing(q, k, v, block_size):
-    m = q.new_full((len(q), 1), -torch.inf)
-    l, o = torch.zeros_like(m), q.new_zeros(len(q), v.shape[-1])
-    for k_j, v_j in zip(k.split(block_size), v.split(block_size)):
-        s = q @ k_j.mT / q.shape[-1] ** 0.5
-        m_old, m = m, torch.maximum(m, s.amax(-1, keepdim=True))
-        p, a = torch.exp(s - m), torch.exp(m_old - m)
-        l = a * l + p.sum(-1, keepdim=True)
-        o = (a * o + p @ v_j) / l
-    return o / l, (m + l.log()).squeeze(-1)
-
-
-@printed.mistake("", "line 12 is left out: o is never divided by l")
-def flash2_undivided(q, k, v, block_size):
-    return flash2(q, k, v, block_size, divide=False)
-
-
-@printed.mistake("", "the lse is log l without m", "maximum")
-def flash2_lse_without_m(q, k, v, block_size):
-    return flash2(q, k, v, block_size, lse=lambda m, l: l.log().squeeze(-1))
-
-
-@printed.right("line 10 without its power")
-def flash2_right(q, k, v, block_size):
-    return flash2(q, k, v, block_size)
+    flash2_lse_without_m, maximum: the lse is log l without m
+    - (m + l.log())
+    + l.log()
+    """,
+)
 
 
 @printed.right("M3: a lagging m")
@@ -223,47 +200,41 @@ def half_carries(q, k, v, block_size):
     return state.finalise()[0]
 
 
-def half_loop(q, k, v, block_size, scores=None, l=None, o=None, out=None):
-    """The loop in float32, or with something rounded to 16 bits in each step."""
-    keep = {"l": l, "o": o}
-    m = torch.full((len(q), 1), -torch.inf)
-    kept = {"l": torch.zeros_like(m), "o": torch.zeros(len(q), v.shape[-1])}
-    for k_j, v_j in zip(k.float().split(block_size), v.float().split(block_size)):
-        s = q.float() @ k_j.mT / q.shape[-1] ** 0.5
-        s = s.to(scores).float() if scores else s
-        m_old, m = m, torch.maximum(m, s.amax(-1, keepdim=True))
-        p, a = torch.exp(s - m), torch.exp(m_old - m)
-        kept = {"l": a * kept["l"] + p.sum(-1, keepdim=True), "o": a * kept["o"] + p @ v_j}
-        kept = {n: x.to(keep[n]).float() if keep[n] else x for n, x in kept.items()}
-    return (kept["o"] / kept["l"]).to(out or q.dtype)
-
-
-@half.mistake(
-    "M14", "l is carried in 16 bits: adding a small number to a large one changes nothing"
-)
-def half_l(q, k, v, block_size):
-    return half_loop(q, k, v, block_size, l=q.dtype)
-
-
-@half.mistake("M14", "o is carried in 16 bits, and rounded in every block")
-def half_o(q, k, v, block_size):
-    return half_loop(q, k, v, block_size, o=q.dtype)
-
-
-@half.mistake("M14", "scores are rounded to 16 bits before exp: a rounding of 0.1 in a score is a "
-              "tenth of its weight")  # fmt: skip
-def half_scores(q, k, v, block_size):
-    return half_loop(q, k, v, block_size, scores=q.dtype)
-
-
-@half.mistake("", "the output stays in float32; whoever sent 16 bits wants 16 bits back", "core")
-def half_not_rounded(q, k, v, block_size):
-    return half_loop(q, k, v, block_size, out=torch.float32)
-
-
 @half.right("all in float32, rounded once")
 def half_right(q, k, v, block_size):
-    return half_loop(q, k, v, block_size)
+    dtype, q, k, v = q.dtype, q.float(), k.float(), v.float()
+    m = torch.full((len(q), 1), -torch.inf)
+    l, o = torch.zeros_like(m), torch.zeros(len(q), v.shape[-1])
+    for k_j, v_j in zip(k.split(block_size), v.split(block_size)):
+        s = q @ k_j.mT / q.shape[-1] ** 0.5
+        m_old, m = m, torch.maximum(m, s.amax(-1, keepdim=True))
+        p, a = torch.exp(s - m), torch.exp(m_old - m)
+        l = a * l + p.sum(-1, keepdim=True)
+        o = a * o + p @ v_j
+    return (o / l).to(dtype)
+
+
+half.slips(
+    half_right,
+    """
+    half_l, M14: l is carried in 16 bits: adding a small number to a large one changes nothing
+    - l = a * l + p.sum(-1, keepdim=True)
+    + l = (a * l + p.sum(-1, keepdim=True)).to(dtype).float()
+
+    half_o, M14: o is carried in 16 bits, and rounded in every block
+    - o = a * o + p @ v_j
+    + o = (a * o + p @ v_j).to(dtype).float()
+
+    half_scores, M14: scores are rounded to 16 bits before exp: a rounding of 0.1 in a score is
+        a tenth of its weight
+    - s = q @ k_j.mT / q.shape[-1] ** 0.5
+    + s = (q @ k_j.mT / q.shape[-1] ** 0.5).to(dtype).float()
+
+    half_not_rounded, core: the output stays in float32; whoever sent 16 bits wants 16 bits back
+    - (o / l).to(dtype)
+    + o / l
+    """,
+)
 
 
 @half.right("by the library's core")
@@ -367,16 +338,17 @@ def training_keeps_states(q, k, v, block_size):
     return SoftmaxState(*state).finalise()[0]
 
 
-@train.mistake("M12", "the weights are detached: nothing is kept, and q and k lose their gradients")
-def training_detached(q, k, v, block_size):
-    outs = []
-    for q_i in q.split(block_size):
-        state = SoftmaxState.identity(q_i, v)
-        for k_j, v_j in zip(k.split(block_size), v.split(block_size)):
-            s = (q_i @ k_j.mT / q.shape[-1] ** 0.5).detach()
-            state = state.merge(SoftmaxState.of(s, v_j))
-        outs.append(state.finalise()[0])
-    return torch.cat(outs) + 0 * (q.sum() + k.sum())
+train.slips(
+    training_keeps_tiles,
+    """
+    training_detached, M12: the weights are detached: nothing is kept, and q and k lose their
+        gradients
+    - s = q_i @ k_j.mT / q.shape[-1] ** 0.5
+    + s = (q_i @ k_j.mT / q.shape[-1] ** 0.5).detach()
+    - torch.cat(outs)
+    + torch.cat(outs) + 0 * (q.sum() + k.sum())
+    """,
+)
 
 
 @train.mistake("", "the whole matrix is made", "four")
@@ -426,50 +398,40 @@ def _():
     return {name: Case(tuple(args), grads) for name, (args, grads) in cases.items()}
 
 
-@back.mistake("M13", "what comes back through lse is dropped", shown=True)
-def backward_without_lse(q, k, v, o, lse, do, dlse):
+@back.right("the lse's part with the values' part")
+def backward_right(q, k, v, o, lse, do, dlse):
     scale = q.shape[-1] ** -0.5
     p = torch.exp(scale * q @ k.mT - lse[:, None])  # (N, M)
     dp = do @ v.mT  # (N, M)
     delta = (do * o).sum(-1, keepdim=True)  # (N, 1)
-    ds = p * (dp - delta)  # (N, M)
+    ds = p * (dp - delta + dlse[:, None])  # (N, M)
     return scale * ds @ k, scale * ds.mT @ q, p.mT @ do
 
 
-def backward(q, k, v, o, lse, do, dlse, sign=1.0, weighted=True, delta=True, scale=True):
-    """The backward done right, or with one thing wrong."""
-    c = q.shape[-1] ** -0.5
-    p = torch.exp(c * q @ k.mT - lse[:, None])
-    inside = do @ v.mT - (do * o).sum(-1, keepdim=True) * delta
-    from_lse = sign * dlse[:, None]
-    ds = p * (inside + from_lse) if weighted else p * inside + from_lse
-    c = c if scale else 1.0
-    return c * ds @ k, c * ds.mT @ q, p.mT @ do
+back.slips(
+    backward_right,
+    """
+    backward_without_lse, M13, shown: what comes back through lse is dropped
+    - dp - delta + dlse[:, None]
+    + dp - delta
 
+    backward_wrong_sign, M13: the gradient of lse comes in with the wrong sign
+    - + dlse[:, None]
+    + - dlse[:, None]
 
-@back.mistake("M13", "the gradient of lse comes in with the wrong sign")
-def backward_wrong_sign(*args):
-    return backward(*args, sign=-1.0)
+    backward_unweighted, M13: the gradient of lse goes to every score alike; it goes by weight
+    - (dp - delta + dlse[:, None])
+    + (dp - delta) + dlse[:, None]
 
+    backward_without_delta: delta, which keeps a row's ds summing to 0, is left out
+    - dp - delta
+    + dp
 
-@back.mistake("M13", "the gradient of lse goes to every score alike; it goes by weight")
-def backward_unweighted(*args):
-    return backward(*args, weighted=False)
-
-
-@back.mistake("", "delta, which keeps a row's ds summing to 0, is left out")
-def backward_without_delta(*args):
-    return backward(*args, delta=False)
-
-
-@back.mistake("M10", "dq and dk lack the scale 1 / √d", "sqrt")
-def backward_unscaled(*args):
-    return backward(*args, scale=False)
-
-
-@back.right("the lse's part with the values' part")
-def backward_right(*args):
-    return backward(*args)
+    backward_unscaled, M10, sqrt: dq and dk lack the scale 1 / √d
+    - scale * ds @ k, scale * ds.mT @ q
+    + ds @ k, ds.mT @ q
+    """,
+)
 
 
 @back.right("by autograd")

@@ -44,37 +44,42 @@ def _():
     )
 
 
-@mask.mistake("M8", "the mask is aligned top-left: the first query stands at the first key, "
-              "and the newest token cannot see itself", shown=True)  # fmt: skip
-def mask_top_left(Nq, Nk):
+@mask.right("by positions")
+def mask_by_positions(Nq, Nk):
     i = torch.arange(Nq)[:, None]  # (Nq, 1)
     j = torch.arange(Nk)  # (Nk,)
-    return j <= i  # (Nq, Nk)
+    return j <= i + Nk - Nq  # (Nq, Nk)
 
 
-@mask.mistake("M8", "the shift has the wrong sign")
-def mask_shifted_wrong(Nq, Nk):
-    return torch.ones(Nq, Nk, dtype=torch.bool).tril(Nq - Nk)
+mask.slips(
+    mask_by_positions,
+    """
+    mask_top_left, M8, shown: the mask is aligned top-left: the first query stands at the first
+        key, and the newest token cannot see itself
+    - i + Nk - Nq
+    + i
 
+    mask_shifted_wrong, M8: the shift has the wrong sign
+    - i + Nk - Nq
+    + i + Nq - Nk
 
-@mask.mistake("", "a query cannot see the key at its own position")
-def mask_strict(Nq, Nk):
-    return torch.ones(Nq, Nk, dtype=torch.bool).tril(Nk - Nq - 1)
+    mask_strict: a query cannot see the key at its own position
+    - j <=
+    + j <
 
+    mask_inverted, padding: the mask says what is hidden; True must mean: may be seen
+    - j <=
+    + j >
 
-@mask.mistake("", "the mask says what is hidden; True must mean: may be seen", "padding")
-def mask_inverted(Nq, Nk):
-    return ~visible(Nq, Nk, causal=True)
+    mask_of_the_future, fewer: queries see the future and not the past
+    - j <=
+    + j >=
 
-
-@mask.mistake("", "queries see the future and not the past", "fewer")
-def mask_of_the_future(Nq, Nk):
-    return torch.ones(Nq, Nk, dtype=torch.bool).triu(Nk - Nq)
-
-
-@mask.mistake("", "every query sees every key")
-def mask_of_nothing(Nq, Nk):
-    return torch.ones(Nq, Nk, dtype=torch.bool)
+    mask_of_nothing: every query sees every key
+    - j <= i + Nk - Nq
+    + (j <= i) | True
+    """,
+)
 
 
 @mask.right("tril with a shift")
@@ -116,9 +121,29 @@ def blocks(N, block_size):
     return math.ceil(N / block_size)
 
 
-@tiles.mistake("", "all tiles are counted; those above the diagonal are never computed")
-def tiles_of_all(Nq, Nk, block_size):
-    return blocks(Nq, block_size) * blocks(Nk, block_size)
+@tiles.right("by each block's last query")
+def tiles_by_last_query(Nq, Nk, block_size):
+    lasts = (min(i + block_size, Nq) + Nk - Nq for i in range(0, Nq, block_size))
+    return sum(blocks(max(last, 0), block_size) for last in lasts)
+
+
+tiles.slips(
+    tiles_by_last_query,
+    """
+    tiles_of_all: all tiles are counted; those above the diagonal are never computed
+    - max(last, 0)
+    + Nk
+
+    tiles_top_left, M8, fewer: the diagonal starts in the top-left corner; it ends in the
+        bottom-right one
+    - min(i + block_size, Nq) + Nk - Nq
+    + min(i + block_size, Nq, Nk)
+
+    tiles_by_first_query: a block of queries is judged by its first query; its last one sees most
+    - min(i + block_size, Nq) + Nk - Nq
+    + min(i + Nk - Nq + 1, Nk)
+    """,
+)
 
 
 @tiles.mistake(
@@ -126,13 +151,6 @@ def tiles_of_all(Nq, Nk, block_size):
 )
 def tiles_that_are_full(Nq, Nk, block_size):
     return sum(not t.partial for _, row in tile_rows(Nq, Nk, block_size, causal=True) for t in row)
-
-
-@tiles.mistake("M8", "the diagonal starts in the top-left corner; it ends in the bottom-right one",
-               "fewer")  # fmt: skip
-def tiles_top_left(Nq, Nk, block_size):
-    ends = (min(i + block_size, Nq) for i in range(0, Nq, block_size))
-    return sum(blocks(min(end, Nk), block_size) for end in ends)
 
 
 @tiles.mistake("", "the square's n (n + 1) / 2 is taken for every shape")
@@ -148,18 +166,6 @@ def tiles_that_are_whole(Nq, Nk, block_size):
         for _, row in tile_rows(Nq, Nk, block_size, causal=True)
         for t in row
     )
-
-
-@tiles.mistake("", "a block of queries is judged by its first query; its last one sees most")
-def tiles_by_first_query(Nq, Nk, block_size):
-    firsts = (min(i + Nk - Nq + 1, Nk) for i in range(0, Nq, block_size))
-    return sum(blocks(max(first, 0), block_size) for first in firsts)
-
-
-@tiles.right("by each block's last query")
-def tiles_by_last_query(Nq, Nk, block_size):
-    lasts = (min(i + block_size, Nq) + Nk - Nq for i in range(0, Nq, block_size))
-    return sum(blocks(max(last, 0), block_size) for last in lasts)
 
 
 @tiles.right("by looking at the mask")
@@ -194,26 +200,8 @@ def _():
     )
 
 
-def window_loop(q, k, v, w, block_size, hide=-INF, factor=rescale_factor, over=divide, shift=0,
-                late=False):  # fmt: skip
-    """The loop done right, or with one thing wrong."""
-    see = visible(len(q), len(k), window=w + shift)
-    m = q.new_full((len(q), 1), -INF)
-    l, o = torch.zeros_like(m), q.new_zeros(len(q), v.shape[-1])
-    blocks = zip(k.split(block_size), v.split(block_size), see.split(block_size, 1))
-    for k_j, v_j, see_j in blocks:
-        s = q @ k_j.mT / q.shape[-1] ** 0.5
-        s = s if late else s.masked_fill(~see_j, hide)
-        m_old, m = m, torch.maximum(m, s.amax(-1, keepdim=True))
-        a, p = factor(m_old, m), factor(s, m) * (see_j if late else 1)
-        l, o = a * l + p.sum(-1, keepdim=True), a * o + p @ v_j
-    return over(o, l)
-
-
-@window.mistake("M18", "a row whose first block is hidden is NaN from there on, and the NaN is "
-                "swept away at the end: the row gives 0, though it sees keys later",
-                shown=True)  # fmt: skip
-def window_swept(q, k, v, window, block_size):
+@window.right("a finite reference")
+def window_right(q, k, v, window, block_size):
     see = visible(len(q), len(k), window=window)  # (Nq, Nk)
     m = q.new_full((len(q), 1), -torch.inf)  # (Nq, 1)
     l, o = torch.zeros_like(m), q.new_zeros(len(q), v.shape[-1])
@@ -222,44 +210,50 @@ def window_swept(q, k, v, window, block_size):
         s = q @ k[cols].mT / q.shape[-1] ** 0.5
         s = s.masked_fill(~see[:, cols], -torch.inf)  # (Nq, block)
         m_new = torch.maximum(m, s.amax(-1, keepdim=True))
-        a, p = torch.exp(m - m_new), torch.exp(s - m_new)
+        a, p = torch.exp(m - finite(m_new)), torch.exp(s - finite(m_new))
         l, o = a * l + p.sum(-1, keepdim=True), a * o + p @ v[cols]
         m = m_new
-    return (o / l).nan_to_num(0.0)  # rows that see nothing
+    return divide(o, l)
 
 
-@window.mistake("M18", "a row whose first block is hidden is NaN from there on: -inf is subtracted "
-                "from -inf")  # fmt: skip
-def window_nan(q, k, v, w, block_size):
-    return window_loop(q, k, v, w, block_size, factor=lambda x, m: torch.exp(x - m), over=torch.div)
+window.slips(
+    window_right,
+    """
+    window_swept, M18, shown: a row whose first block is hidden is NaN from there on, and the
+        NaN is swept away at the end: the row gives 0, though it sees keys later
+    - torch.exp(m - finite(m_new)), torch.exp(s - finite(m_new))
+    + torch.exp(m - m_new), torch.exp(s - m_new)
+    - divide(o, l)
+    + (o / l).nan_to_num(0.0)
 
+    window_nan, M18: a row whose first block is hidden is NaN from there on: -inf is subtracted
+        from -inf
+    - torch.exp(m - finite(m_new)), torch.exp(s - finite(m_new))
+    + torch.exp(m - m_new), torch.exp(s - m_new)
+    - divide(o, l)
+    + o / l
 
-@window.mistake("M2", "-inf minus -inf is dealt with, and a row that sees nothing still divides 0 "
-                "by 0")  # fmt: skip
-def window_zero_by_zero(q, k, v, w, block_size):
-    return window_loop(q, k, v, w, block_size, over=torch.div)
+    window_zero_by_zero, M2: -inf minus -inf is dealt with, and a row that sees nothing still
+        divides 0 by 0
+    - divide(o, l)
+    + o / l
 
+    window_sentinel, M2: hidden scores are a large negative number instead of -inf: a row that
+        sees nothing averages what it must not see
+    - ~see[:, cols], -torch.inf
+    + ~see[:, cols], -1e9
 
-@window.mistake("M2", "hidden scores are a large negative number instead of -inf: a row that sees "
-                "nothing averages what it must not see")  # fmt: skip
-def window_sentinel(q, k, v, w, block_size):
-    return window_loop(q, k, v, w, block_size, hide=-1e9)
+    window_too_wide, tiles: the window is one key too wide: its own position is one of the w
+    - window=window
+    + window=window + 1
 
-
-@window.mistake("", "the window is one key too wide: its own position is one of the w", "tiles")
-def window_too_wide(q, k, v, w, block_size):
-    return window_loop(q, k, v, w, block_size, shift=1)
-
-
-@window.mistake("", "m is taken before hiding: a large hidden score makes the visible weights "
-                "underflow", "tiles")  # fmt: skip
-def window_hidden_late(q, k, v, w, block_size):
-    return window_loop(q, k, v, w, block_size, late=True)
-
-
-@window.right("a finite reference")
-def window_right(q, k, v, window, block_size):
-    return window_loop(q, k, v, window, block_size)
+    window_hidden_late, tiles: m is taken before hiding: a large hidden score makes the visible
+        weights underflow
+    - s = s.masked_fill(~see[:, cols], -torch.inf)
+    - torch.exp(s - finite(m_new))
+    + torch.exp(s - finite(m_new)) * see[:, cols]
+    """,
+)
 
 
 @window.right("m starts at the lowest number")
@@ -340,16 +334,24 @@ def compare(f, N=8, M=8, pad=None, causal=True, check=must_be_close):
     check(f(q, k, v, **options), attention_oracle(q, k, v, **options)[0].float())
 
 
-@tester.mistake("M8", "a test has as many queries as keys: both alignments agree there", "fewer")
-def only_squares(f):
-    compare(f)
+@tester.right("two shapes and padding")
+def two_shapes(f):
+    compare(f, N=5)
     compare(f, pad=3)
 
 
-@tester.mistake("", "a test has no query that sees nothing")
-def everyone_sees(f):
-    compare(f, N=5)
-    compare(f, N=5, pad=2)
+tester.slips(
+    two_shapes,
+    """
+    only_squares, M8, fewer: a test has as many queries as keys: both alignments agree there
+    - compare(f, N=5)
+    + compare(f)
+
+    everyone_sees: a test has no query that sees nothing
+    - pad=3
+    + N=5, pad=2
+    """,
+)
 
 
 @tester.mistake("", "a test never pads and asks for causal at once", "padding")
@@ -374,12 +376,6 @@ def asks_for_bits(f):
     pad = torch.arange(70) >= 65
     options = {"causal": True, "key_mask": pad}
     assert torch.equal(f(q, k, v, **options), standard_attention(q, k, v, **options))
-
-
-@tester.right("two shapes and padding")
-def two_shapes(f):
-    compare(f, N=5)
-    compare(f, pad=3)
 
 
 @tester.right("by what must not matter")

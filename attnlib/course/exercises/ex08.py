@@ -6,7 +6,7 @@ from functools import cache
 import torch
 
 from attnlib import FlashAttentionCore, StdAttentionCord, attention_oracle
-from attnlib.course.exercises.task import Case, Task, cases_of, gaussian, must_be_close, test_task
+from attnlib.course.exercises.task import Case, Task, cases_of, gaussian, test_task
 from attnlib.course.inputs import make_qkv
 from attnlib.memory import CUBLAS_WORKSPACE, bytes_needed, forward, predicted_peak
 
@@ -33,52 +33,53 @@ def _():
     )
 
 
-def flash_law(outputs, blocks, name):
-    def law(heads, N, d, block_size):
-        return 4 * heads * (outputs * N * d + blocks * block_size**2)
-
-    law.__name__ = name
-    return law
+@peak.right("the output and one block")
+def peak_of_output_and_block(heads, N, d, block_size):
+    return 4 * heads * (N * d + block_size**2)
 
 
-peak.mistake("", "the output is forgotten; it is made by the call, and stays", "memory")(
-    flash_law(0, 1, "peak_without_output")
+peak.slips(
+    peak_of_output_and_block,
+    """
+    peak_without_output, memory: the output is forgotten; it is made by the call, and stays
+    - (N * d + block_size**2)
+    + block_size**2
+
+    peak_without_block: the block of scores is forgotten
+    - (N * d + block_size**2)
+    + N * d
+
+    peak_with_inputs: q, k and v are counted too; they were there before the call
+    - N * d
+    + 4 * N * d
+
+    peak_of_three_blocks, buffer: three blocks of scores are counted, as in the readable loop;
+        this core works in place, in one
+    - block_size**2
+    + 3 * block_size**2
+
+    peak_of_two_blocks, buffer: two blocks of scores are counted, scores and weights; in place,
+        one is both
+    - block_size**2
+    + 2 * block_size**2
+
+    peak_of_one_head, memory: the block of scores is counted once for all heads; each has its own
+    - heads * (N * d + block_size**2)
+    + (heads * N * d + block_size**2)
+
+    peak_of_a_row, core: a row of blocks is counted, block_size × N, where one tile is enough
+    - block_size**2
+    + block_size * N
+
+    peak_of_standard, law: the N × N matrices of standard attention are counted
+    - (N * d + block_size**2)
+    + 2 * N**2
+
+    peak_in_numbers, law: numbers are counted and not bytes
+    - 4 * heads
+    + heads
+    """,
 )
-peak.mistake("", "the block of scores is forgotten")(flash_law(1, 0, "peak_without_block"))
-peak.mistake("", "q, k and v are counted too; they were there before the call")(
-    flash_law(4, 1, "peak_with_inputs")
-)
-peak.mistake("", "three blocks of scores are counted, as in the readable loop; this core works "
-             "in place, in one", "buffer")(flash_law(1, 3, "peak_of_three_blocks"))  # fmt: skip
-
-
-@peak.mistake("", "two blocks of scores are counted, scores and weights; in place, one is both",
-              "buffer")  # fmt: skip
-def peak_of_two_blocks(heads, N, d, block_size):
-    return 4 * heads * (N * d + 2 * block_size**2)
-
-
-@peak.mistake("", "the block of scores is counted once for all heads; each has its own", "memory")
-def peak_of_one_head(heads, N, d, block_size):
-    return 4 * (heads * N * d + block_size**2)
-
-
-@peak.mistake("", "a row of blocks is counted, block_size × N, where one tile is enough", "core")
-def peak_of_a_row(heads, N, d, block_size):
-    return 4 * heads * (N * d + block_size * N)
-
-
-@peak.mistake("", "the N × N matrices of standard attention are counted", "law")
-def peak_of_standard(heads, N, d, block_size):
-    return 8 * heads * N * N
-
-
-@peak.mistake("", "numbers are counted and not bytes", "law")
-def peak_in_numbers(heads, N, d, block_size):
-    return heads * (N * d + block_size**2)
-
-
-peak.right("the output and one block")(flash_law(1, 1, "peak_of_output_and_block"))
 
 
 @peak.right("with m and l of a block of rows")
@@ -92,9 +93,9 @@ audit = Task("paper_mib", "Audit a published table", "cost", tolerance=1e-3, poi
 PRINTED = {128: 36, 256: 104, 512: 336, 1024: 1184, 2048: 4416, 4096: 17024}
 
 
-def paper_law(N, batch, heads, d, s=4, x=10, size=2, unit=2**20):
-    """s score matrices and x tensors of N × d over all texts and heads."""
-    return batch * heads * N * (s * N + x * d) * size / unit
+def paper_law(N, batch, heads, d):
+    """4 score matrices and 10 tensors of N × d over all texts and heads, in MiB."""
+    return batch * heads * N * (4 * N + 10 * d) * 2 / 2**20
 
 
 @audit.cases
@@ -104,42 +105,39 @@ def _():
     return cases | cases_of(paper_law, others)
 
 
-@audit.mistake("", "one head of one text is counted; the shape has batch × heads of them")
-def audit_of_one_head(N, batch, heads, d):
-    return paper_law(N, 1, 1, d)
+audit.slips(
+    paper_law,
+    """
+    audit_of_one_head: one head of one text is counted; the shape has batch × heads of them
+    - return batch * heads * N
+    + return N
 
+    audit_of_one_text: the batch is left out: every text has its own matrices
+    - return batch * heads
+    + return heads
 
-@audit.mistake("", "the batch is left out: every text has its own matrices")
-def audit_of_one_text(N, batch, heads, d):
-    return paper_law(N, 1, heads, d)
+    audit_in_float32: 4 bytes a number are counted; the paper ran in fp16, which takes 2
+    - * 2 / 2**20
+    + * 4 / 2**20
 
+    audit_swapped: 4 and 10 are swapped: the matrices are what grows with N²
+    - 4 * N + 10 * d
+    + 10 * N + 4 * d
 
-@audit.mistake("", "4 bytes a number are counted; the paper ran in fp16, which takes 2")
-def audit_in_float32(N, batch, heads, d):
-    return paper_law(N, batch, heads, d, size=4)
+    audit_matrices_only: only the matrices are counted; from 2048 to 4096 the table grows less
+        than fourfold
+    - 4 * N + 10 * d
+    + 4 * N
 
+    audit_in_mb: 10⁶ bytes are taken for the paper's MB; its cells come out whole with 2²⁰
+    - 2**20
+    + 1e6
 
-@audit.mistake("", "4 and 10 are swapped: the matrices are what grows with N²")
-def audit_swapped(N, batch, heads, d):
-    return paper_law(N, batch, heads, d, s=10, x=4)
-
-
-@audit.mistake("", "only the matrices are counted; from 2048 to 4096 the table grows less than "
-               "fourfold")  # fmt: skip
-def audit_matrices_only(N, batch, heads, d):
-    return paper_law(N, batch, heads, d, x=0)
-
-
-@audit.mistake("", "10⁶ bytes are taken for the paper's MB; its cells come out whole with 2²⁰")
-def audit_in_mb(N, batch, heads, d):
-    return paper_law(N, batch, heads, d, unit=1e6)
-
-
-@audit.mistake("", "the matrices of a call without gradients are counted, 2; training has 4", "law")
-def audit_forward(N, batch, heads, d):
-    return paper_law(N, batch, heads, d, s=2)
-
-
+    audit_forward, law: the matrices of a call without gradients are counted, 2; training has 4
+    - 4 * N
+    + 2 * N
+    """,
+)
 audit.right("4 S and 10 X")(paper_law)
 
 
@@ -215,42 +213,34 @@ def bits_of_standard(f):
     assert torch.equal(f(*sample()), std16(*sample()))
 
 
-@bf16.mistake("M9", "a test allows what float32 would deserve: bfloat16 rounds at the third digit")
-def as_strict_as_float32(f):
-    o = f(*sample())
-    must_be_close(o, attention_oracle(*sample())[0].to(o.dtype), 1e-5)
-
-
-@bf16.mistake("M15", "a test allows an absolute error that is as large as the answers", "true")
-def too_lenient(f):
-    o = f(*sample())
-    assert o.dtype == torch.bfloat16
-    assert (o.double() - attention_oracle(*sample())[0]).abs().max() < 1.0
-
-
-@bf16.mistake("", "a test forgets to ask for the dtype")
-def forgets_dtype(f):
-    q, k, v = sample(512, 2.0)
-    exact = attention_oracle(q, k, v)[0]
-    assert (f(q, k, v).double() - exact).norm() < 0.008 * exact.norm()
-    q, k, v = sample(5, 2.0)
-    exact = attention_oracle(q, k, v)[0]
-    assert (f(q, k, v).double() - exact).norm() < 0.008 * exact.norm()
-
-
-@bf16.mistake("M14", "a test has few keys, and a short sum loses nothing", "buffer")
-def few_keys(f):
-    q, k, v = sample(9, 2.0)
-    o, exact = f(q, k, v), attention_oracle(q, k, v)[0]
-    assert o.dtype == q.dtype and (o.double() - exact).norm() < 0.008 * exact.norm()
-
-
 @bf16.right("half a unit for the rounding, and some room")
 def with_room(f):
     for q, k, v in (sample(512, 2.0), sample(9, 2.0)):
         o, exact = f(q, k, v), attention_oracle(q, k, v)[0]
         assert o.dtype == q.dtype and (o.double() - exact).norm() < 0.008 * exact.norm()
 
+
+bf16.slips(
+    with_room,
+    """
+    as_strict_as_float32, M9: a test allows what float32 would deserve: bfloat16 rounds at the
+        third digit
+    - 0.008
+    + 1e-5
+
+    too_lenient, M15, true: a test allows an absolute error that is as large as the answers
+    - (o.double() - exact).norm() < 0.008 * exact.norm()
+    + (o.double() - exact).abs().max() < 1.0
+
+    forgets_dtype: a test forgets to ask for the dtype
+    - o.dtype == q.dtype and (
+    + (
+
+    few_keys, M14, buffer: a test has few keys, and a short sum loses nothing
+    - (sample(512, 2.0), sample(9, 2.0))
+    + [sample(9, 2.0)]
+    """,
+)
 
 # 4. Your own card -----------------------------------------------------------
 
@@ -281,45 +271,37 @@ def _():
     )
 
 
-def solved(gib, heads, d, unit=2**30, size=4, matrices=2, taken=CONTEXT + CUBLAS_WORKSPACE):
-    """The largest N by the quadratic equation matrices N² + 3 d N = numbers there are."""
-    room = (gib * unit - taken) / (size * heads)
-    b = 3 * d / matrices
-    return int(-b / 2 + math.sqrt(b * b / 4 + room / matrices))
-
-
-@card.mistake("", "a GiB is taken for 10⁹ bytes; it has 2³⁰")
-def card_in_gb(*args):
-    return solved(*args, unit=1e9)
-
-
-@card.mistake("", "the card is taken to be empty: CUDA's context and cuBLAS's workspace come first")
-def card_empty(*args):
-    return solved(*args, taken=0)
-
-
-@card.mistake(
-    "",
-    "half the bytes are counted: scores and weights are both alive, with 4 bytes a number",
-    "alive",
-)
-def card_one_matrix(*args):
-    return solved(*args, matrices=1)
-
-
-@card.mistake("", "the heads are forgotten: each has its own matrices", "law")
-def card_one_head(gib, heads, d):
-    return solved(gib, 1, d)
-
-
-@card.mistake("", "the root is not taken: the bytes grow with N², and so does this N", "law")
-def card_without_root(gib, heads, d):
-    return int((gib * 2**30 - CONTEXT - CUBLAS_WORKSPACE) / (8 * heads))
-
-
 @card.right("by the quadratic equation")
-def card_solved(*args):
-    return solved(*args)
+def card_solved(gib, heads, d):
+    room = gib * 2**30 - CONTEXT - CUBLAS_WORKSPACE
+    numbers = room / (4 * heads)  # 2 N² + 3 d N
+    return int((math.sqrt(9 * d * d + 8 * numbers) - 3 * d) / 4)
+
+
+card.slips(
+    card_solved,
+    """
+    card_in_gb: a GiB is taken for 10⁹ bytes; it has 2³⁰
+    - 2**30
+    + 1e9
+
+    card_empty: the card is taken to be empty: CUDA's context and cuBLAS's workspace come first
+    - - CONTEXT - CUBLAS_WORKSPACE
+
+    card_one_matrix, alive: half the bytes are counted: scores and weights are both alive, with
+        4 bytes a number
+    - (math.sqrt(9 * d * d + 8 * numbers) - 3 * d) / 4
+    + (math.sqrt(9 * d * d + 4 * numbers) - 3 * d) / 2
+
+    card_one_head, law: the heads are forgotten: each has its own matrices
+    - (4 * heads)
+    + 4
+
+    card_without_root, law: the root is not taken: the bytes grow with N², and so does this N
+    - (math.sqrt(9 * d * d + 8 * numbers) - 3 * d) / 4
+    + numbers / 2
+    """,
+)
 
 
 @card.right("without q, k and v, which hardly count")

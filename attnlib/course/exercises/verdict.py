@@ -9,38 +9,21 @@ A mistake is recognised by running it: its code is in `ex01.py` and its like, an
 names it where its answers are the learner's.
 """
 
-import ctypes
 import functools
-import inspect
-import linecache
-import signal
 import sys
-import threading
-import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
-from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
+from attnlib.course.exercises.answer import Problem, difference, shown
+from attnlib.course.exercises.attempt import Answer, attempt, message, names, tensors
 from attnlib.course.exercises.catalogue import TASKS
-from attnlib.course.exercises.task import (
-    SECTIONS,
-    BadAnswer,
-    Case,
-    Mistake,
-    Problem,
-    Said,
-    Task,
-    difference,
-    shown,
-)
+from attnlib.course.exercises.pointers import link, words
+from attnlib.course.exercises.task import BadAnswer, Case, Mistake, Task
 from attnlib.memory import live_bytes
 
-SECONDS = 10.0  # for one call; right answers take a hundredth of that, if torch is awake
 PASSED, WRONG, NOT_YET, MISSING = "passed", "wrong", "not attempted yet", "not run yet"
 SIGN = {PASSED: "✓", WRONG: "✗", NOT_YET: "○", MISSING: "○"}
 THROUGH = "What it lets through is wrong; a test must fail there."
@@ -69,8 +52,7 @@ class Verdict:
         width = max([8, *(len(key) for key, _ in self.facts)])
         lines += [f"  {key:<{width}}  {text}" for key, text in self.facts]
         lines += [f"  {text}" for text in self.remarks]
-        for lesson, heading in map(SECTIONS.get, self.sections):
-            lines.append(f"  See lesson {lesson[:2]}, “{heading}”")
+        lines += [f"  See {words(section)}" for section in self.sections]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -113,13 +95,6 @@ def check(f: Callable, name: str | None = None) -> Verdict:
 def _wake_books() -> None:
     """Have torch import what keeping books takes: seconds, once, on no learner's time."""
     live_bytes(torch.ones, 1)
-
-
-def link(section: str) -> str:
-    """A link from an exercise notebook to a section of a lesson, as HTML."""
-    lesson, heading = SECTIONS[section]
-    target = f"../{lesson}.ipynb#{heading.replace(' ', '-')}"
-    return f'<a href="{escape(target)}">lesson {lesson[:2]}, “{escape(heading)}”</a>'
 
 
 # What went wrong -----------------------------------------------------------
@@ -194,35 +169,35 @@ def diagnose(task: Task, answers: dict, problems: dict) -> list[tuple[Mistake, l
 
 
 @functools.cache
-def mistake_answers(task: Task, mistake: Mistake) -> tuple[dict[str, "Answer"], set[str]]:
+def mistake_answers(task: Task, mistake: Mistake) -> tuple[dict[str, Answer], set[str]]:
     """What a mistake's code answers in every case, and where that is wrong."""
     cases = task.all_cases()
     answers = {title: attempt(task, mistake.run, case.args) for title, case in cases.items()}
     return answers, {t for t, answer in answers.items() if _problem(task, cases[t], answer)}
 
 
-def alike(a: "Answer", b: "Answer", task: Task) -> bool:
+def alike(a: Answer, b: Answer, task: Task) -> bool:
     """Whether two answers are one, up to rounding."""
     if a.error is not None or b.error is not None:
-        return _message(a.error) == _message(b.error)
+        return message(a.error) == message(b.error)
     same = a.late == b.late and bool(a.changed) == bool(b.changed)
     loosely = 1 if task.tolerance else 10
     return same and difference(a.value, b.value, task, scale=loosely) is None
 
 
 def _tells(answer) -> bool:
-    xs = list(_tensors(answer.value))
+    xs = list(tensors(answer.value))
     numbers = sum(x.numel() for x in xs) >= 2 and any(x.isfinite().any() for x in xs)
     return answer.error is not None or numbers
 
 
-def _problem(task: Task, case: Case, answer: "Answer") -> Problem | None:
+def _problem(task: Task, case: Case, answer: Answer) -> Problem | None:
     if answer.late:
-        return Problem(f"It was stopped after {SECONDS:.0f} seconds: is there an endless loop?")
+        return Problem("It was stopped: is there an endless loop?")
     if isinstance(answer.error, BadAnswer):
         return Problem(str(answer.error))
     if answer.error is not None:
-        return Problem(f"It raised {_message(answer.error)}{answer.where}.")
+        return Problem(f"It raised {message(answer.error)}{answer.where}.")
     if answer.changed:
         return Problem(
             f"It changed its input {answer.changed} in place; whoever called it "
@@ -239,156 +214,15 @@ def _problem(task: Task, case: Case, answer: "Answer") -> Problem | None:
 
 def _describe(task, f, title) -> str:
     args = task.all_cases()[title].args
-    tensors = list(_tensors(args))
-    if task.is_test or not tensors or sum(x.numel() for x in tensors) > 12:
+    sizes = [x.numel() for x in tensors(args)]
+    if task.is_test or not sizes or sum(sizes) > 12:
         return title
-    return f"{title}: " + ", ".join(f"{n} = {shown(x)}" for n, x in zip(_names(f, args), args))
+    return f"{title}: " + ", ".join(f"{n} = {shown(x)}" for n, x in zip(names(f, args), args))
 
 
 def _count(task, n) -> str:
     thing = "implementation" if task.is_test else "input"
     return f"{n} {thing}" + ("s" if n != 1 else "")
-
-
-# One call ------------------------------------------------------------------
-
-
-class Answer(NamedTuple):
-    """What one call of the learner's function came to."""
-
-    value: Any = None
-    error: BaseException | None = None
-    where: str = ""  # the line that raised, or how a test said no
-    is_stub: bool = False
-    late: bool = False
-    changed: str = ""  # the name of an argument that it wrote to
-
-
-def attempt(task: Task, f: Callable, args: tuple) -> Answer:
-    """Call the learner's function, whatever it does."""
-    given = copied(args)
-    try:
-        value = within(SECONDS, lambda: task.ask(f, *given))
-    except OutOfTime:
-        return Answer(late=True)
-    except (Exception, SystemExit) as error:
-        where, is_stub = _place(error, f)
-        return Answer(error=error.with_traceback(None), where=where, is_stub=is_stub)
-    if isinstance(value, Said) and value.error:
-        where = _message(value.error) + _place(value.error, f)[0]
-        value.error = None  # and with it, everything that its frames hold
-        return Answer(value, where=where)
-    pairs = zip(_names(f, args), args, given)
-    return Answer(value, changed=next((n for n, x, y in pairs if not _unchanged(x, y)), ""))
-
-
-class OutOfTime(BaseException):
-    """Raised inside a call that took too long; no `except Exception` stops it."""
-
-
-def within(seconds: float, call: Callable) -> Any:
-    """call(), or OutOfTime. By a timer's signal where there is one, in the main
-    thread; else in a thread that is asked to stop at its next line."""
-    main = threading.current_thread() is threading.main_thread()
-    return (_by_signal if main and hasattr(signal, "setitimer") else _by_thread)(seconds, call)
-
-
-def _by_signal(seconds, call):
-    def ring(*_):
-        raise OutOfTime
-
-    before, start = signal.signal(signal.SIGALRM, ring), time.monotonic()
-    # It rings again, for the loop whose bare except swallowed the first.
-    other, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 0.5)
-    try:
-        try:
-            return call()
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-    finally:  # also if it rings between these two lines
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        if other:
-            rest = max(other - (time.monotonic() - start), 1e-3)
-            signal.setitimer(signal.ITIMER_REAL, rest, interval)
-
-
-def _by_thread(seconds, call):
-    done = []
-
-    def work():
-        try:
-            done.append((call(), None))
-        except BaseException as error:
-            done.append((None, error))
-
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    worker.join(seconds)
-    if not done:
-        stop = ctypes.pythonapi.PyThreadState_SetAsyncExc
-        stop(ctypes.c_ulong(worker.ident), ctypes.py_object(OutOfTime))
-        raise OutOfTime
-    value, error = done[0]
-    if error is not None:
-        raise error
-    return value
-
-
-def _message(error) -> str:
-    first = (str(error).strip().splitlines() or [""])[0][:160]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
-
-
-def _place(error, f) -> tuple[str, bool]:
-    """The learner's line that raised, and whether it is a stub's."""
-    home = getattr(getattr(f, "__code__", None), "co_filename", None)
-    frames = [x for x in traceback.extract_tb(error.__traceback__) if _is_learners(x, home)]
-    if not frames:
-        return "", isinstance(error, NotImplementedError) and not str(error)
-    number, line = frames[-1].lineno, (frames[-1].line or "").strip()
-    line = line or linecache.getline(frames[-1].filename, number).strip()
-    is_stub = isinstance(error, NotImplementedError) and (
-        not str(error) or line.startswith("raise NotImplementedError")
-    )
-    return f", in line {number}" + (f": {line}" if line else ""), is_stub
-
-
-def _is_learners(frame, home) -> bool:
-    return frame.filename == home or "ipykernel_" in frame.filename
-
-
-def copied(x):
-    """A deep copy as far as tensors go."""
-    if isinstance(x, Tensor):
-        return x.detach().clone().requires_grad_(x.requires_grad)
-    if isinstance(x, tuple) and hasattr(x, "_fields"):
-        return type(x)(*map(copied, x))
-    return type(x)(map(copied, x)) if isinstance(x, (tuple, list)) else x
-
-
-def _unchanged(x, y) -> bool:
-    if isinstance(x, Tensor):
-        return x.shape == y.shape and bool(((x == y) | ((x != x) & (y != y))).all())
-    if isinstance(x, (tuple, list)):
-        return len(x) == len(y) and all(map(_unchanged, x, y))
-    return True
-
-
-def _names(f, args) -> list[str]:
-    try:
-        names = list(inspect.signature(f).parameters)
-    except (TypeError, ValueError):
-        names = []
-    return [*names[: len(args)], *(f"number {n + 1}" for n in range(len(names), len(args)))]
-
-
-def _tensors(x):
-    if isinstance(x, Tensor):
-        yield x
-    elif isinstance(x, (tuple, list)):
-        for y in x:
-            yield from _tensors(y)
 
 
 # Progress ------------------------------------------------------------------

@@ -76,7 +76,7 @@ def attempt(fn: Callable, *args):
     try:
         return fn(*args), None
     except (Exception, SystemExit) as error:
-        problem = _describe(error)
+        problem = describe(error)
         del error
     gc.collect()
     if torch.cuda.is_available():
@@ -84,12 +84,12 @@ def attempt(fn: Callable, *args):
     return None, problem
 
 
-def _describe(error: Exception) -> str:
+def describe(error: Exception) -> str:
     memory = (torch.cuda.OutOfMemoryError, MemoryError)
     if isinstance(error, memory) or "can't allocate memory" in str(error):
         return "out of memory"
     message = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {message}"
+    return f"{type(error).__name__}: {message}".removesuffix(": ")
 
 
 def result(problem, **values) -> dict:

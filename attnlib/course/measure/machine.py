@@ -3,11 +3,14 @@
 import os
 import platform
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
 
-from attnlib.memory import GIB
+from attnlib import FlashAttentionCore, StdAttentionCord
+from attnlib.course.inputs import make_qkv
+from attnlib.memory import GIB, forward, forward_backward
 
 # Without it, a small tensor may sit down in a large freed block, and what fits in
 # bytes does not fit in pieces. Read when the first CUDA tensor is made.
@@ -51,10 +54,21 @@ def machine() -> dict:
 
 
 def context_bytes() -> int:
-    """Bytes that CUDA took on this card before the first tensor."""
-    torch.zeros(1, device="cuda")
+    """Bytes that CUDA takes on this card for itself: its context and loaded kernels."""
+    _load_kernels()
     free, total = torch.cuda.mem_get_info()
     return total - free - torch.cuda.memory_reserved()
+
+
+@cache
+def _load_kernels() -> None:
+    # CUDA loads a kernel when it is first called: some 136 MiB for what the cores need.
+    for dtype in (torch.float32, torch.float16):
+        for core in (StdAttentionCord(64), FlashAttentionCore(64, 1024)):
+            q, k, v, do = make_qkv(1, 8, 1500, 64, n=4, dtype=dtype, device="cuda")
+            forward_backward(core)(q, k, v, do)
+            forward(core, window=1000)(q, k, v)
+    torch.cuda.synchronize()
 
 
 def capacity() -> int:

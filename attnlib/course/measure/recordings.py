@@ -17,32 +17,48 @@ from pathlib import Path
 
 import torch
 
-from attnlib.course.measure.frontier import Job
-from attnlib.course.measure.judge import measure_kernel
+from attnlib.course import HOME
+from attnlib.course.measure.jobs import Job
 from attnlib.course.measure.machine import context_bytes, machine, measuring
 from attnlib.course.measure.sections import SECTIONS
 from attnlib.memory import Event, Timeline, predicted_timeline
 
-RUNS = Path(__file__).parents[3] / "figures" / "runs"
+ROOT = Path(__file__).parents[3]
+RUNS, BUILD = ROOT / "figures" / "runs", ROOT / "build" / "runs"
 
 
-def record(with_kernel: str | None = None, sections=()) -> dict:
+def record(sections=(), into: dict | None = None) -> dict:
     """Measure every section here; says on stderr which one is under way.
 
-    Of `sections` only these, into the recording that there is of this machine.
+    Of `sections` only these, `into` a recording that this machine made before.
     """
-    recording = {"command": "python -m attnlib.course measure"}
-    if sections:
-        recording = load(_slug(machine()))
-        recording["command"] += f", then measure {' '.join(sections)}"
-    recording |= {"date": datetime.date.today().isoformat(), "machine": machine()}
+    today = datetime.date.today().isoformat()
+    recording = {"command": "python -m attnlib.course measure", "date": today, "machine": {}}
+    if sections and into:
+        recording = into | {"command": f"{into['command']}, then {_later(sections, today)}"}
+    elif sections:
+        recording["command"] += f" {' '.join(sections)}"
     for name in sections or SECTIONS:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         recording[name] = SECTIONS[name]()
-    if with_kernel:
-        recording["command"] += f" --with {with_kernel}"
-        recording["kernel"] = measure_kernel(with_kernel)
-    return recording
+    # Last, since CUDA's context has grown by every kernel that was called.
+    return recording | {"machine": machine()}
+
+
+def _later(sections, date: str) -> str:
+    return f"measure {' '.join(sections)} on {date}"
+
+
+def earlier(folder: Path) -> dict | None:
+    """The recording in `folder`, or else the committed one, that this machine and this
+    torch made."""
+    here = machine()
+    for runs in (folder, RUNS):
+        path = Path(runs) / f"{_slug(here)}.json"
+        there = json.loads(path.read_text()) if path.is_file() else {"machine": {}}
+        if all(there["machine"].get(key) == here[key] for key in ("device", "torch", "python")):
+            return there
+    return None
 
 
 def section(name: str) -> list[dict]:
@@ -71,7 +87,7 @@ def context() -> int:
 def history(row: dict) -> Timeline:
     """The timeline in a row of `measure_timelines`. An allocator knows sizes, not
     tensors: the names are those that the same call is predicted to have."""
-    job = Job(row["core"].split()[0], block=1024)
+    job = Job.of(row)
     expected = predicted_timeline(job.run, *job.tensors(row["N"], "meta")).events
     live = itertools.accumulate(row["sizes"])
     return Timeline([Event(n, now, e.name) for n, now, e in zip(row["sizes"], live, expected)])
@@ -79,6 +95,10 @@ def history(row: dict) -> Timeline:
 
 def load(device: str = "h100") -> dict:
     """The recording whose file name contains `device`."""
+    if not RUNS.is_dir():
+        raise FileNotFoundError(
+            f"no recordings here; they are in a clone of the course: git clone {HOME}"
+        )
     found = sorted(path for path in RUNS.glob("*.json") if device in path.stem)
     if not found:
         names = sorted(path.stem for path in RUNS.glob("*.json"))

@@ -1,6 +1,6 @@
 """Rows of a recording as plain text, for lessons and the command line."""
 
-from attnlib.memory import MIB
+from attnlib.memory import GIB, MIB
 
 
 def table(rows: list[dict], left=(), **columns) -> str:
@@ -18,14 +18,16 @@ def table(rows: list[dict], left=(), **columns) -> str:
     return "\n".join(map(str.rstrip, text))
 
 
-def pivot(rows: list[dict], row: str, column: str, cell) -> str:
-    """A table with a line per value of key `row` and a column per value of `column`."""
-    names = list(dict.fromkeys(r[column] for r in rows))
-    lines = {}
-    for r in rows:
-        lines.setdefault(r[row], {row: r[row]})[r[column]] = cell(r)
-    columns = {name: (lambda r, name=name: r.get(name)) for name in names}
-    return table(list(lines.values()), **{row: row}, **columns)
+def name_of(row: dict) -> str:
+    """The core of a row as tables call it: "standard", "flash 1024", "SDPA efficient"."""
+    name = " ".join(str(row[key]) for key in ("core", "block", "backend") if row.get(key))
+    name += f", window {row['window']}" if row.get("window") else ""
+    return name + (f", {row['kv_heads']} key heads" if row.get("kv_heads") else "")
+
+
+def pick(rows: list[dict], **fields) -> list[dict]:
+    """The rows whose fields have these values."""
+    return [r for r in rows if all(r.get(key) == value for key, value in fields.items())]
 
 
 def mib(key: str):
@@ -35,7 +37,7 @@ def mib(key: str):
 
 def gib(key: str):
     """A column of bytes, shown in GiB."""
-    return lambda row: _shown(row, key, lambda x: f"{x / 2**30:g}")
+    return lambda row: _shown(row, key, lambda x: f"{x / GIB:g}")
 
 
 def ms(key: str = "ms"):
@@ -54,70 +56,34 @@ def error(key: str = "error"):
     return lambda row: _shown(row, key, lambda x: f"{x:.1e}")
 
 
-def times_faster(rows: list[dict], peer: str):
-    """A column: the time of the core whose name starts with `peer` over this row's,
-    both from one contest."""
+def times_faster(rows: list[dict], core: str):
+    """A column: the time of that core over this row's, both from one contest."""
     contest = ("dtype", "N", "mode")
+    times = {(r["core"], *(r[key] for key in contest)): r.get("ms") for r in rows}
 
     def column(row):
-        for other in rows:
-            if other["core"].startswith(peer) and all(other[k] == row[k] for k in contest):
-                both = other.get("ms") and row.get("ms")
-                return f"{other['ms'] / row['ms']:.2f}" if both else "-"
-        return "-"
+        other = times.get((core, *(row[key] for key in contest)))
+        return f"{other / row['ms']:.2f}" if other and row.get("ms") else "-"
 
     return column
 
 
-def summary(recording: dict) -> str:
-    """What `measure` prints: where, then time ratios, peaks and errors."""
+def peak(key: str = "measured"):
+    """A column of MiB in a table whose problems stand elsewhere: a dash for none."""
+    return lambda row: mib(key)(row | {"problem": "-"})
+
+
+def summary(recording: dict, sections=()) -> str:
+    """What `measure` prints: where, then the rows of each section, or of some."""
     machine = ", ".join(f"{k} {v}" for k, v in recording["machine"].items())
-    time, memory = recording["time"], recording["memory"]
-    parts = [
-        f"{machine}; {recording['date']}",
-        "Time, and how many times as fast as standard attention and as SDPA\n"
-        + table(
-            time,
-            dtype="dtype",
-            N="N",
-            mode="mode",
-            core="core",
-            ms=ms(),
-            vs_standard=times_faster(time, "standard"),
-            vs_SDPA=times_faster(time, "SDPA"),
-        ),
-        "Peak memory beyond the inputs, MiB\n"
-        + table(
-            memory,
-            dtype="dtype",
-            N="N",
-            mode="mode",
-            core="core",
-            predicted=mib("predicted"),
-            measured=mib("measured"),
-        ),
-        _agreement(memory),
-        "Error against float64\n"
-        + table(recording["errors"], dtype="dtype", input="input", core="core", error=error()),
-        "Block size\n"
-        + table(
-            recording["blocks"],
-            dtype="dtype",
-            N="N",
-            core="core",
-            ms=ms(),
-            peak_MiB=mib("predicted"),
-        ),
-    ]
-    if recording["step"]:
-        parts.append("The compiled step\n" + step_table(recording["step"]))
-    if recording["fits"]:
-        columns = {c: c for c in ("core", "mode", "N", "fits", "ran")}
-        cards = table(recording["fits"], card_GiB=gib("card"), needs_MiB=mib("needed"), **columns)
-        parts.append("Imitated cards\n" + cards)
-    if "kernel" in recording:
-        parts.append("Your kernel, beside standard attention\n" + kernel_table(recording["kernel"]))
+    parts = [f"{machine}; {recording['date']}: {recording['command']}"]
+    for name, (title, show) in SHOWN.items():
+        if recording.get(name) and (not sections or name in sections):
+            parts.append(f"{title}\n{show(recording[name])}")
     return "\n\n".join(parts)
+
+
+CALL = {"dtype": "dtype", "N": "N", "mode": "mode", "core": name_of}
 
 
 def step_table(rows: list[dict]) -> str:
@@ -128,39 +94,60 @@ def step_table(rows: list[dict]) -> str:
         heads=heads,
         N="N",
         mode="mode",
-        core="core",
+        core=name_of,
         ms=ms(),
         vs_standard=times_faster(rows, "standard"),
         vs_SDPA=times_faster(rows, "SDPA"),
-        peak_MiB=lambda row: mib("measured")(row | {"problem": "-"}),
+        peak_MiB=peak(),
     )
 
 
-def kernel_table(rows: list[dict]) -> str:
-    """Rows of `measure_kernel`."""
-
-    def ratio(row):
-        both = row.get("ms") and row.get("standard_ms")
-        return f"{row['standard_ms'] / row['ms']:.2f}" if both else "-"
-
-    return table(
-        rows,
-        kernel="core",
-        dtype="dtype",
-        N="N",
-        causal="causal",
-        verdict=lambda row: row.get("verdict") or row.get("problem"),
-        error=lambda row: error()(row | {"problem": "-"}),
-        ms=lambda row: ms()(row | {"problem": "-"}),
-        vs_standard=ratio,
-        peak_MiB=lambda row: mib("measured")(row | {"problem": "-"}),
-    )
+def _time_table(rows: list[dict]) -> str:
+    ratios = {f"vs_{core}": times_faster(rows, core) for core in ("standard", "SDPA")}
+    return table(rows, **CALL, ms=ms(), **ratios)
 
 
-def _agreement(memory: list[dict]) -> str:
-    both = [r for r in memory if r["predicted"] and r.get("measured")]
+def _memory_table(rows: list[dict]) -> str:
+    both = [r for r in rows if r["predicted"] and r.get("measured")]
     equal = sum(r["predicted"] == r["measured"] for r in both)
-    return f"predicted = measured, to the byte, in {equal} of {len(both)} rows that have both"
+    bytes_ = table(rows, **CALL, predicted=mib("predicted"), measured=mib("measured"))
+    return (
+        f"{bytes_}\n\n"
+        f"predicted = measured, to the byte, in {equal} of {len(both)} rows that have both"
+    )
+
+
+def _error_table(rows: list[dict]) -> str:
+    return table(rows, dtype="dtype", input="input", core=name_of, error=error())
+
+
+def _block_table(rows: list[dict]) -> str:
+    return table(rows, **CALL, ms=ms(), peak_MiB=peak("predicted"))
+
+
+def _grouped_table(rows: list[dict]) -> str:
+    return table(rows, heads=heads, **CALL, ms=ms(), peak_MiB=peak())
+
+
+def _exp_table(rows: list[dict]) -> str:
+    return table(rows, input="input", function="function", ms=ms())
+
+
+def _fits_table(rows: list[dict]) -> str:
+    columns = {"core": name_of, "mode": "mode", "N": "N", "fits": "fits", "ran": "ran"}
+    return table(rows, card_GiB=gib("card"), needs_MiB=mib("needed"), **columns)
+
+
+SHOWN = {
+    "time": ("Time, and how many times as fast as standard attention and as SDPA", _time_table),
+    "memory": ("Peak memory beyond the inputs, MiB", _memory_table),
+    "errors": ("Error against float64", _error_table),
+    "blocks": ("Block size", _block_table),
+    "step": ("The compiled step", step_table),
+    "grouped": ("Query heads that share keys", _grouped_table),
+    "exp": ("e^x and 2^x of a million numbers", _exp_table),
+    "fits": ("Imitated cards", _fits_table),
+}
 
 
 def _shown(row, key, show) -> str:

@@ -1,14 +1,15 @@
-"""What `measure` measures, a section each."""
+"""What `measure` measures, a section each; a row is one call, with its fields."""
 
 import torch
 
 from attnlib import attention_oracle
 from attnlib.course.inputs import alice_qkv, make_qkv
+from attnlib.course.measure import training
 from attnlib.course.measure.clock import attempt, contest, peak_here, result
-from attnlib.course.measure.frontier import CARDS, SLACK, Job
-from attnlib.course.measure.jobs import MODES, Setup, setups, sizes
+from attnlib.course.measure.frontier import CARDS
+from attnlib.course.measure.jobs import MODES, SLACK, Job, course_jobs, rivals, sizes
 from attnlib.course.measure.machine import capacity, context_bytes, device_type, imitate_card
-from attnlib.memory import GIB, forward, measured_timeline, predicted_peak
+from attnlib.memory import GIB, measured_timeline
 from attnlib.softmax import relative_error
 
 
@@ -26,97 +27,116 @@ def measure_errors() -> list[dict]:
         for name, qkv in inputs.items():
             q, k, v = (x.to(device_type(), dtype) for x in qkv)
             o, _ = attention_oracle(q, k, v)
-            for core, fn in Setup(dtype, 8, q.shape[-1], (256,)).cores().items():
-                got, problem = attempt(forward(fn), q, k, v)
+            _, heads, N, d = q.shape
+            for job in rivals(Job("flash", dtype=dtype, heads=heads, d=d), blocks=(256,)):
+                got, problem = attempt(job.run, q, k, v)
                 error = None if problem else relative_error(got, o)
-                row = {"dtype": _name(dtype), "input": name, "core": core}
-                rows.append(row | result(problem, error=error))
+                rows.append(job.row(N) | {"input": name} | result(problem, error=error))
     return rows
 
 
 def measure_memory() -> list[dict]:
     """Predicted and measured peak of each core, forward and training."""
     return [
-        memory_row(setup, core, mode, N)
-        for setup in setups()
-        for N in sizes(setup)
+        memory_row(rival, N)
+        for job in course_jobs()
+        for N in sizes(job)
         for mode in ("forward", "training")
-        for core in setup.cores(N, mode)
+        for rival in rivals(job._replace(mode=mode), N)
     ]
 
 
-def memory_row(setup: Setup, core: str, mode: str, N: int) -> dict:
+def memory_row(job: Job, N: int) -> dict:
     """One peak: predicted for the eager cores, and measured or counted here."""
-    wrap, n, options = MODES[mode]
-    fn = wrap(setup.cores(N, mode)[core], **options)
-    predicted = None
-    if core.startswith(("standard", "flash")):
-        predicted = predicted_peak(fn, *setup.qkv(N, n, "meta"))
+    predicted = job.peak(N)
     if torch.cuda.is_available() or (predicted and N <= 2048):
         # The inputs are made inside the attempt: they may not fit either.
-        measured, problem = attempt(lambda: peak_here(fn, *setup.qkv(N, n)))
+        measured, problem = attempt(lambda: peak_here(job.run, *job.tensors(N)))
     else:
         measured, problem = None, "counted to N = 2048" if predicted else "unseen"
-    row = _case(setup, N) | {"core": core, "mode": mode, "predicted": predicted}
-    return row | result(problem, measured=measured)
+    return job.row(N) | {"predicted": predicted} | result(problem, measured=measured)
 
 
 def measure_time() -> list[dict]:
     """Time of each core over N, to 32k: forward, causal and training."""
-    rows = []
-    for setup in setups() if torch.cuda.is_available() else setups()[:1]:
-        for N in sizes(setup):
-            for mode in MODES if torch.cuda.is_available() else ("forward", "causal"):
-                rows += time_rows(setup, N, mode) if N <= 32768 else []
-    return rows
-
-
-def time_rows(setup: Setup, N: int, mode: str) -> list[dict]:
-    """One contest: all cores in turns on the same inputs, medians of 5."""
-    wrap, n, options = MODES[mode]
-    fns = {core: wrap(fn, **options) for core, fn in setup.cores(N, mode).items()}
+    on_gpu = torch.cuda.is_available()
     return [
-        _case(setup, N) | {"core": core, "mode": mode} | result
-        for core, result in contest(fns, *setup.qkv(N, n)).items()
+        row
+        for job in (course_jobs() if on_gpu else course_jobs()[:1])
+        for N in sizes(job)
+        for mode in (MODES if on_gpu else ("forward", "causal"))
+        for row in (time_rows(rivals(job._replace(mode=mode), N), N) if N <= 32768 else ())
     ]
+
+
+def time_rows(jobs: list[Job], N: int) -> list[dict]:
+    """One contest: the jobs in turns on the first one's tensors, medians of 5."""
+    results = contest({job: job.run for job in jobs}, *jobs[0].tensors(N))
+    return [job.row(N) | result for job, result in results.items()]
+
+
+def _with_peaks(rows: list[dict]) -> list[dict]:
+    """Rows of time, with predicted and measured peak."""
+    peaks = (memory_row(Job.of(row), row["N"]) for row in rows)
+    keys = ("predicted", "measured")
+    return [row | {key: peak.get(key) for key in keys} for row, peak in zip(rows, peaks)]
 
 
 def measure_blocks() -> list[dict]:
     """What the block size trades: forward time and peak at one N."""
     rows, N = [], 8192 if torch.cuda.is_available() else 4096
-    for setup in setups() if torch.cuda.is_available() else setups()[:1]:
-        blocks = tuple(2**i for i in range(7, N.bit_length()))
-        setup = setup._replace(blocks=blocks)
-        for row in time_rows(setup, N, "forward"):
-            peak = memory_row(setup, row["core"], "forward", N)
-            rows.append(row | {key: peak[key] for key in ("predicted", "measured")})
+    blocks = tuple(2**i for i in range(7, N.bit_length()))
+    for job in course_jobs() if torch.cuda.is_available() else course_jobs()[:1]:
+        rows += _with_peaks(time_rows(rivals(job, N, blocks), N))
     return rows
 
 
 def measure_step() -> list[dict]:
     """Time and peak at 8k and 16k tokens of 16 heads of 128, full and causal. Needs a GPU."""
     rows = []
-    for dtype in (setups()[1].dtype, torch.float32) if torch.cuda.is_available() else ():
-        setup = Setup(dtype, 16, 128, (2048,))
+    for dtype in (course_jobs()[-1].dtype, torch.float32) if torch.cuda.is_available() else ():
         for N in (8192, 16384):
             for mode in ("forward", "causal"):
-                for row in time_rows(setup, N, mode):
-                    peak = memory_row(setup, row["core"], mode, N)
-                    rows.append(row | {key: peak.get(key) for key in ("predicted", "measured")})
+                job = Job("flash", mode, dtype, heads=16, d=128)
+                rows += _with_peaks(time_rows(rivals(job, N), N))
+    return rows
+
+
+def measure_grouped() -> list[dict]:
+    """Time and peak of the flash loop where query heads share keys, and where each has
+    its own. Needs a GPU."""
+    rows = []
+    for job in course_jobs() if torch.cuda.is_available() else ():
+        for N in (4096, 8192, 16384):
+            for heads, kv_heads in ((8, 2), (32, 8)):
+                for kv in (kv_heads, None):
+                    call = job._replace(heads=heads, d=64, kv_heads=kv)
+                    rows += _with_peaks(time_rows([call], N))
+    return rows
+
+
+def measure_exp() -> list[dict]:
+    """Time of e^x and 2^x on a million numbers that are ordinary, underflow, or -inf."""
+    rows, x = [], make_qkv(2**20, n=1, device=device_type())[0]
+    inputs = {"ordinary": x, "-95 and around": x - 95, "-1000": x - 1000, "-inf": x - torch.inf}
+    for name, x in inputs.items():
+        out = torch.empty_like(x)
+        fns = {"exp": lambda x, out: torch.exp(x, out=out)}
+        fns["exp2"] = lambda x, out: torch.exp2(x, out=out)
+        for fn, timed in contest(fns, x, out, rounds=20).items():
+            rows.append({"function": fn, "input": name, "dtype": "float32", "n": x.numel()} | timed)
     return rows
 
 
 def measure_timelines() -> list[dict]:
     """Sizes of what CUDA's allocator gave (> 0) and took back (< 0), in order."""
-    if not torch.cuda.is_available():
-        return []
-    jobs = {"standard": Job("standard"), "flash 1024": Job("flash", block=1024)}
-    return [_timeline_row(name, job, 4096) for name, job in jobs.items()]
+    jobs = (Job("standard", block=None), Job("flash", block=1024))
+    return [_timeline_row(job, 4096) for job in jobs] if torch.cuda.is_available() else []
 
 
-def _timeline_row(name: str, job: Job, N: int) -> dict:
-    row = {"core": name, "N": N, "predicted": job.peak(N)}
-    timeline, problem = attempt(measured_timeline, job.run, *job.tensors(N, "cuda"))
+def _timeline_row(job: Job, N: int) -> dict:
+    row = job.row(N) | {"predicted": job.peak(N)}
+    timeline, problem = attempt(measured_timeline, job.run, *job.tensors(N))
     return row | result(problem, sizes=timeline and [event.size for event in timeline.events])
 
 
@@ -127,25 +147,25 @@ def measure_fits() -> list[dict]:
     if not torch.cuda.is_available():
         return []
     own, rows = capacity(), []
+    jobs = (Job("standard", block=None), Job("flash", block=1024, window=1024))
     for gib in [gib for gib in CARDS if gib * GIB <= own] or [own // GIB]:
         card, context = imitate_card(gib * GIB), context_bytes()
-        for core, options in (
-            ("standard", {}),
-            ("flash 1024, window 1024", {"block": 1024, "window": 1024}),
-        ):
+        for job in jobs:
             for mode in ("forward", "training"):
-                job = Job(core.split()[0], mode, **options)
-
-                def tries(N, job=job):
-                    job.run(*job.tensors(N, "cuda"))  # its result is let go
-
-                fits = job.largest(card, context)
-                for N in (fits, job.largest(card + SLACK, context) + job.step):
-                    _, problem = attempt(tries, N)
-                    row = {"core": core, "mode": mode, "card": card, "N": N}
-                    row |= {"needed": job.needed(N, context), "fits": fits == N}
-                    rows.append(row | {"ran": problem is None} | result(problem))
+                rows += _both_sides(job._replace(mode=mode), card, context)
     capacity()  # the card it was before
+    return rows
+
+
+def _both_sides(job: Job, card: int, context: int) -> list[dict]:
+    def tries(N):
+        job.run(*job.tensors(N))  # its result is let go
+
+    rows, fits = [], job.largest(card, context)
+    for N in (fits, job.largest(card + SLACK, context) + job.step):
+        _, problem = attempt(tries, N)
+        row = job.row(N) | {"card": card, "context": context, "needed": job.needed(N, context)}
+        rows.append(row | {"fits": fits == N, "ran": problem is None} | result(problem))
     return rows
 
 
@@ -155,15 +175,12 @@ SECTIONS = {
     "time": measure_time,
     "blocks": measure_blocks,
     "step": measure_step,
+    "grouped": measure_grouped,
+    "exp": measure_exp,
     "timelines": measure_timelines,
     "fits": measure_fits,
+    "training": training.measure_training,
+    "contexts": training.measure_contexts,
+    "book": training.measure_book,
+    "curves": training.measure_curves,
 }
-
-
-def _case(setup: Setup, N: int) -> dict:
-    shape = [1, setup.heads, N, setup.d]
-    return {"dtype": _name(setup.dtype), "shape": shape, "N": N}
-
-
-def _name(dtype) -> str:
-    return str(dtype).removeprefix("torch.")

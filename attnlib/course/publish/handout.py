@@ -27,19 +27,23 @@ def chromium() -> str:
         if path := shutil.which(name):
             return path
     raise FileNotFoundError(
-        "--pdf prints through Chromium, and neither it nor Chrome is found: install one, "
+        "handouts are printed by Chromium, and neither it nor Chrome is found: install one, "
         "for example with `apt install chromium`"
     )
 
 
-def print_deck(deck: Path, browser: str, seconds: float = 120) -> Path:
-    """Write the PDF beside its deck; TimeoutError where the browser does not answer."""
+def print_deck(deck: Path, browser: str, notes: bool = False, seconds: float = 120) -> Path:
+    """Write the PDF beside its deck: a page a slide, and with `notes` one for each's notes.
+
+    Raises TimeoutError where the browser does not answer.
+    """
     from websocket import create_connection  # comes with jupyterlab's server
 
     end = time.monotonic() + seconds
+    query = "?print-pdf" + "&showNotes=separate-page" * notes
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        where = [f"--user-data-dir={profile}", f"{deck.resolve().as_uri()}?print-pdf"]
+        where = [f"--user-data-dir={profile}", deck.resolve().as_uri() + query]
         with subprocess.Popen([browser, *OPTIONS, *where], **quiet) as process:
             try:
                 port = _wait(end, lambda: _first_line(Path(profile, "DevToolsActivePort")))
@@ -52,7 +56,7 @@ def print_deck(deck: Path, browser: str, seconds: float = 120) -> Path:
                 data = _ask(page, "Page.printToPDF", **paper)["data"]
             finally:
                 process.terminate()
-    pdf = deck.with_suffix(".pdf")
+    pdf = deck.with_suffix(".notes.pdf" if notes else ".pdf")
     pdf.write_bytes(base64.b64decode(data))
     return pdf
 

@@ -104,7 +104,7 @@ def test_an_untrusted_clone_shows_pictures(chromium, lab):
     images = page.query_selector_all(".jp-OutputArea-output img")
     images[0].scroll_into_view_if_needed()
     shot(page, "untrusted")
-    assert len(images) == 3, "each of the three explorers shows its PNG"
+    assert len(images) == 3, "the chart, and both explorers' PNG"
     assert all(image.bounding_box()["width"] > 600 for image in images)
     assert "Predict." in page.inner_text(".jp-Notebook")
     page.close()
@@ -212,9 +212,11 @@ def test_the_explorer_shows_what_the_library_computes(page):
     select = page.locator("select:has(option:text-is('ramp up'))")
     for name in ("ramp down", "Gaussian", "one spike", "ramp up"):
         select.select_option(label=name)
-        page.wait_for_selector(frame(explorer_text(name, 8, 16)))
-    page.focus(".widget-hslider:has-text('threshold') .noUi-handle")
-    page.keyboard.press("Home")
+        page.wait_for_selector(frame(explorer_text(name, 32)))
+    page.focus(".widget-hslider:has-text('block size') .noUi-handle")
+    for size in (16, 8):
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_selector(frame(explorer_text("ramp up", size)))
     step_through(page, "threshold", [explorer_text("ramp up", 8, n) for n in range(17)], "explorer")
 
 
@@ -292,14 +294,14 @@ def test_the_tile_walk_steps_under_every_mask(chromium, lab):
 
 
 def test_the_mask_explorer_follows_its_sliders(chromium, lab):
-    def said(Nq, padded=3):
+    def said(Nq, padded=0):
         key_mask = torch.arange(16) < 16 - padded
-        return view_mask(Mask(Nq, 16, True, 4, key_mask), 1).describe()
+        return view_mask(Mask(Nq, 16, True, None, key_mask), 4).describe()
 
     page = run_lesson(chromium, lab, MASKS, frame(said(16)))
     come_to(page, ".widget-hslider:has-text('queries Nq')")
     step_through(page, "queries Nq", [said(Nq) for Nq in range(16, 25)], "mask explorer")
-    step_through(page, "padded keys", [said(16, n) for n in range(3, 17)], "padded keys")
+    step_through(page, "padded keys", [said(16, n) for n in range(17)], "padded keys")
     assert not [e for e in page.attn_errors if "favicon" not in e]
     page.close()
 
@@ -307,8 +309,8 @@ def test_the_mask_explorer_follows_its_sliders(chromium, lab):
 def test_the_fit_explorer_follows_its_sliders(chromium, lab, monkeypatch):
     monkeypatch.setenv("ATTNLIB_REPLAY", "1")
     explorer = WillItFit(recordings.context())
-    explorer.mode.value, said = "training", []
-    for N in (2**i for i in range(13, 23)):
+    said = []
+    for N in (2**i for i in range(14, 23)):
         explorer.N.value = N
         said.append(explorer.text)
     page = run_lesson(chromium, lab, CORES, frame(said[0]))

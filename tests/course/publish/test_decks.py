@@ -45,7 +45,7 @@ LOOK = """() => {
 def decks(tmp_path_factory):
     out = tmp_path_factory.mktemp("room") / "decks"
     start = time.perf_counter()
-    files = list(slides.build(LESSONS, out))
+    files = [slides.write(path, out) for path in slides.prepare(LESSONS, out)]
     print(f"\n{len(files)} decks in {time.perf_counter() - start:.0f} s")
     return out
 
@@ -105,6 +105,12 @@ def test_code_is_readable_from_the_back_row(deck):
 def test_the_handout_has_a_page_for_each_slide(deck):
     pdf = handout.print_deck(deck.path, handout.chromium())
     assert len(re.findall(rb"/Type\s*/Page\b", pdf.read_bytes())) == len(deck.slides)
+
+
+def test_the_handout_with_notes_has_more_pages(deck):
+    pdf = handout.print_deck(deck.path, handout.chromium(), notes=True)
+    assert pdf.name == f"{deck.path.stem}.notes.pdf"
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf.read_bytes())) > len(deck.slides)
 
 
 def test_the_speaker_sees_notes(deck):

@@ -55,6 +55,73 @@ def test_without_chromium_the_command_says_how_to_get_it(tmp_path, monkeypatch, 
     assert "apt install chromium" in refused("00", "--pdf", capsys=capsys)
 
 
+def test_a_lesson_that_fails_is_named_and_the_others_are_built(tmp_path, monkeypatch, capsys):
+    def write(path, out, *_):
+        if path.stem.startswith("01"):
+            raise ValueError("shows nothing where a quiz is stored")
+        return out / path.stem
+
+    monkeypatch.setattr(npm, "fetch", dict)
+    monkeypatch.setattr(slides, "write", write)
+    assert main(["slides", "00", "01", "02", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "01_safe_softmax failed: shows nothing where a quiz is stored; there" in said.err
+    assert [line[-20:] for line in said.out.split()] == [
+        str(tmp_path / name)[-20:] for name in ("00_start_here", "02_decomposed_softmax")
+    ]
+
+
+# Stored outputs ------------------------------------------------------------
+
+QUIZ = """from attnlib.course.explore import Quiz
+
+Quiz(question, {"2": "Yes: it is.", "3": "No."})"""
+
+
+@pytest.fixture
+def lesson(tmp_path):
+    """A lesson with a quiz, stored; its second cell fails where it is run again."""
+    sources = ["import time", "assert slow", "question = 'What is it?'", "6 * 7", QUIZ]
+    notebook = new_notebook(cells=[new_code_cell(s, id=f"c{n}") for n, s in enumerate(sources)])
+    says = "Predict. What is it?  2  |  3"
+    data = {slides.VIEW: {"model_id": "old"}, "text/plain": says}
+    notebook.cells[3].outputs = [new_output("display_data", {"text/plain": "stored"})]
+    notebook.cells[4].outputs = [new_output("display_data", data)]
+    path = tmp_path / "09_x.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_a_deck_needs_no_cell_but_those_that_make_its_widgets(lesson):
+    notebook = slides.replay(lesson)
+    assert notebook.cells[3].outputs[0].data == {"text/plain": "stored"}
+    state = notebook.metadata.widgets[slides.STATE]["state"]
+    assert notebook.cells[4].outputs[0].data[slides.VIEW]["model_id"] in state
+
+
+def test_a_widget_that_says_something_else_than_the_stored_one_is_refused(lesson):
+    lesson.write_text(lesson.read_text().replace("'What is it?'", "'What else?'"))
+    with pytest.raises(ValueError, match=r"What else\?.*where.*What is it\?.*is stored"):
+        slides.replay(lesson)
+
+
+def test_cells_that_a_cell_needs_are_found_by_name():
+    sources = [
+        "import torch",
+        "def f(x):\n    return x + n",
+        "n = 1",
+        "torch.manual_seed(1)",
+        "y = torch.rand(2)",
+        "n += 1",
+        "z = f(n)",
+        "other = y",
+        "print(z)",
+    ]
+    cells = [new_code_cell(source) for source in sources]
+    assert slides.needed(cells, [8]) == [0, 1, 2, 5, 6, 8]
+    assert slides.needed(cells, [7]) == [0, 3, 4, 7]
+
+
 # Packages ------------------------------------------------------------------
 
 
@@ -134,6 +201,21 @@ def test_links_lead_to_decks_and_predictions_stand_out():
     assert '<strong class="predict">Predict.</strong>' in shown.source
 
 
+def test_the_speaker_has_the_answers():
+    quiz = cell("slide", QUIZ.replace("question", "'What is it?'"), code=True)
+    assert "Answer: 2. Yes: it is." in [c.source for c in slides.arrange([quiz])]
+
+
+def test_a_short_deck_leaves_out_optional_slides():
+    def sources(short):
+        more = [cell("subslide", "## B", tags=["optional"]), cell("notes", "n")]
+        cells = [cell("slide", "## A"), *more, cell("subslide", "c")]
+        return [c.source for c in slides.arrange(cells, short)]
+
+    assert sources(short=False) == ["## A", "## B", "n", '<p class="running">B</p>', "c"]
+    assert sources(short=True) == ["## A", '<p class="running">B</p>', "c"]
+
+
 # The page ------------------------------------------------------------------
 
 
@@ -163,6 +245,13 @@ def test_a_deck_is_one_page_with_everything_inside(export):
     assert "lesson 07" in page and '<aside class="notes">' in page and "secret" not in page
 
 
+def test_a_title_slide_stands_in_front(export):
+    export(False)
+    page = slides.export(explorer(False), "07_name", words="Ada & Bob, 1 May")
+    first = BeautifulSoup(page, "html.parser").section
+    assert first.h1.text.strip("¶") == "Look & see" and "Ada & Bob, 1 May" in first.text
+
+
 def test_no_script_ends_its_tag(export):
     page = export(False)
     assert page.count("<script") == page.count("</script>") and "<\\!--" in page
@@ -173,7 +262,8 @@ def test_an_explorer_without_kernel_is_live_or_a_picture(export):
     assert "requirejs" in live and slides.STATE in live and 'src="data' not in live
     assert "requirejs" not in still and slides.STATE not in still
     assert BeautifulSoup(still, "html.parser").img["alt"] == 'a "tree"'
-    assert "Needs a kernel" in still and "image/png" in still
+    said = BeautifulSoup(still, "html.parser").select_one(".needs-kernel").text
+    assert said == "In the notebook this explorer is live." and "image/png" in still
 
 
 def test_ready_frames_need_no_kernel_and_the_others_do():

@@ -1,0 +1,106 @@
+"""Pictures of evidence: who computes what, what travels, and how long it takes."""
+
+from collections import defaultdict
+from math import ceil, floor, log10
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from attnlib.course.draw.masks import LOOK, MaskView
+from attnlib.course.draw.style import GREY, LABEL, ML, STYLE
+
+MARKS = {"full": "●", "partial": "◐", "skipped": "×"}
+
+
+def draw_tile_counts(views: dict[str, MaskView], title: str) -> Figure:
+    """Grids of tiles, one a mask, and beside each row how many of its tiles are computed."""
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    for ax, (name, view) in zip(figure.subplots(1, len(views)), views.items()):
+        counts = defaultdict(int)
+        tiles = view.full + view.partial + view.skipped
+        b = max(tile.cols.stop - tile.cols.start for tile in tiles)  # the last may be smaller
+        for kind, mark in MARKS.items():
+            face, edge, _, hatch = LOOK[kind]
+            for tile in getattr(view, kind):
+                x, y = tile.cols.start // b, tile.rows.start // b
+                counts[y] += kind != "skipped"
+                look = {"facecolor": face, "edgecolor": edge, "hatch": hatch, "linewidth": 0}
+                ax.add_patch(Rectangle((x, y), 1, 1, **look))
+                ax.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor="black"))
+                ax.text(x + 0.5, y + 0.5, mark, ha="center", va="center", fontsize=11)
+        n = len(counts)
+        for y, count in counts.items():
+            ax.text(n + 0.3, y + 0.5, count, va="center", fontsize=12, fontweight="bold")
+        ax.text(n + 0.3, n + 0.5, f"= {sum(counts.values())}", va="center", fontsize=12)
+        ax.set(xlim=(0, n + 2), ylim=(n + 1, 0), aspect="equal")
+        ax.set_title(name, fontsize=12)
+        ax.set_axis_off()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+    return figure
+
+
+def draw_closeness(rows: list[dict], title: str) -> Figure:
+    """Error against float64 of rows of one dtype: an input a line, its cores below each other."""
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    ax = figure.subplots()
+    inputs = list(dict.fromkeys(r["input"] for r in rows))
+    cores = [core for core in STYLE if any(r["core"] == core for r in rows)]
+    for n, core in enumerate(cores):
+        points = [(r["error"], inputs.index(r["input"])) for r in rows if r["core"] == core]
+        x, y = zip(*points)
+        y = [place + 0.2 * (n - (len(cores) - 1) / 2) for place in y]  # none hides another
+        ax.plot(x, y, label=LABEL[core], markersize=9, **{**STYLE[core], "linestyle": ""})
+    for y in range(1, len(inputs)):
+        ax.axhline(y - 0.5, color=GREY, linewidth=0.5)
+    ax.set(xscale="log", xlabel="relative error against float64: further left is better")
+    low, high = (f(r["error"] for r in rows) for f in (min, max))
+    ax.set(xlim=(10 ** floor(log10(low)), 10 ** ceil(log10(high))))
+    ax.minorticks_off()
+    ax.set(ylim=(len(inputs) - 0.5, -0.5))
+    ax.set_yticks(range(len(inputs)), inputs)
+    ax.grid(axis="y", visible=False)
+    ax.set_title(title)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=11)
+    return figure
+
+
+def draw_time_of_a_tile(rows: list[dict], N: int, title: str) -> Figure:
+    """ms of a tile of the flash core over its side, at one N; beside it, what time would be
+    if it followed the number of scores, from the largest tile down."""
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    ax = figure.subplots()
+    points = [(r["block"], r["ms"] / (N / r["block"]) ** 2) for r in rows if r.get("ms")]
+    blocks, times = zip(*points)
+    work = [times[-1] * (block / blocks[-1]) ** 2 for block in blocks]
+    ax.plot(blocks, work, color=GREY, linestyle="--")
+    ax.plot(blocks, times, **STYLE["flash"])
+    _note(ax, "one tile, measured", (blocks[1], times[1]), (0, 14), color=ML)
+    _note(ax, "if time followed the scores", (blocks[1], work[1]), (30, -8), color=GREY)
+    ax.set(xscale="log", yscale="log", xlabel="side of a tile", ylabel="time of a tile, ms")
+    ax.set_xticks(blocks, [str(block) for block in blocks])
+    ax.minorticks_off()
+    ax.set_title(title)
+    return figure
+
+
+def draw_trips(rows: list[dict], title: str) -> Figure:
+    """Two panels with a bar a core: `bytes`, what a score costs in travel, and `ms`."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    names = [LABEL[r["core"]] for r in rows]
+    colors = [STYLE[r["core"]]["color"] for r in rows]
+    for ax, key, label, form in (
+        (axes[0], "bytes", "bytes that travel for each score", "%.0f"),
+        (axes[1], "ms", "time measured, ms", "%.3g"),
+    ):
+        values = [r[key] for r in rows]
+        ax.bar_label(ax.barh(names, values, color=colors, height=0.6), fmt=form, padding=4)
+        ax.set(xlabel=label, xlim=(0, 1.2 * max(values)))
+        ax.grid(axis="y", visible=False)
+    axes[0].invert_yaxis()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+    return figure
+
+
+def _note(ax, text, xy, offset, **style) -> None:
+    ax.annotate(text, xy, offset, textcoords="offset points", va="center", **style)
