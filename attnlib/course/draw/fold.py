@@ -65,13 +65,15 @@ def draw_local(scores: Tensor, m: Tensor, l: Tensor, fx: Tensor) -> Figure:
     x = range(len(scores))
     left.bar(x, scores, color=S)
     left.hlines(m.item(), -1, len(scores), color=ML, linewidth=2.5)
-    _beside(left, f"m = {m.item():.2f}", (len(scores), m.item()), ML)
-    left.set(xlim=(-1, 1.35 * len(scores)), xlabel="key", title="scores x, and their maximum")
+    _beside(left, "m", (len(scores), m.item()), ML)
+    left.set(
+        xlim=(-1, 1.1 * len(scores)), xlabel="key", title=f"No score lies above m = {m.item():.2f}"
+    )
     left.set_xticks(range(0, len(scores), 5))
     right.bar(x, fx, color=S)
     right.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
     right.set(
-        ylim=(0, 1.15), xlabel="key", title=f"fx = e^(x − m); their sum is l = {l.item():.2f}"
+        ylim=(0, 1.15), xlabel="key", title=f"fx = e^(x − m) ≤ 1; their sum l = {l.item():.2f}"
     )
     return figure
 
@@ -87,6 +89,7 @@ def draw_block_step(trace: Trace, step: int, labels=None) -> Figure:
     scores, weights, total = (figure.add_subplot(grid[i, 0]) for i in range(3))
     plane = figure.add_subplot(grid[:, 1])
     _draw_scores(scores, trace, step, labels)
+    scores.set_title(_what_happened(trace, step).capitalize() + " (m over the scores)")
     scores.tick_params(labelbottom=False)  # the weights below share its keys
     _draw_weights(weights, trace, step)
     _draw_total(total, trace, step)
@@ -96,14 +99,16 @@ def draw_block_step(trace: Trace, step: int, labels=None) -> Figure:
 
 def describe_step(trace: Trace, step: int) -> str:
     """The same in a sentence."""
-    m, l, factor = trace.m[step], trace.l[step], trace.factors[step]
-    if step == 0:
-        done = "first block, nothing to rescale"
-    elif factor == 1:
-        done = "the maximum stays, nothing shrinks"
-    else:
-        done = f"the maximum grew: all before shrinks to {100 * factor:.3g} %"
+    m, l, done = trace.m[step], trace.l[step], _what_happened(trace, step)
+    if step and trace.factors[step] < 1:
+        done += f": all before shrinks to {100 * trace.factors[step]:.3g} %"
     return f"block {step + 1} of {len(trace.states)}: {done}; m = {m:.2f}, l = {l:.3f}"
+
+
+def _what_happened(trace: Trace, step: int) -> str:
+    if step == 0:
+        return "first block, nothing to rescale"
+    return "the maximum stays, nothing shrinks" if trace.factors[step] == 1 else "the maximum grew"
 
 
 @styled
@@ -232,7 +237,6 @@ def _draw_scores(ax, trace, step, labels):
     room = 0.12 * max(float(np.ptp(s)), 1.0)
     ax.set(xlim=(-1, len(s) + 0.04 * len(s)))
     ax.set(ylim=(min(s.min(), 0) - room, max(s.max(), 0) + 2.5 * room))
-    ax.set_title("scores, and their running maximum m")
     _beside(ax, "m", (edges[-1], trace.m[step]), ML)
     if labels is not None:
         top = int(np.argmax(s[: trace.blocks[step].stop]))

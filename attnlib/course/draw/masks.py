@@ -115,7 +115,7 @@ def _explain(view: MaskView) -> Iterator[Shape]:
         yield from (box(530, y - 12, 24, 24, x) for x in (LOOK[look], TILE))
         yield Text(542, y + BASE, SIGN.get(look, ""), "middle")
         yield Text(566, y + BASE, text)
-    yield Text(530, 48, f"{100 * view.saved:.0f} % of the scores are never computed", bold=True)
+    yield Text(530, 48, f"{100 * view.saved:.0f} % of the scores are skipped", bold=True)
 
 
 def _grid(view: MaskView, left, top, width, height) -> Iterator[Shape]:

@@ -44,14 +44,23 @@ class Walk(NamedTuple):
             f"alive {alive} KiB, moved {moved} KiB; {self.says(n)}"
         )
 
+    def claim(self, n: int) -> str:
+        """What to see at step n."""
+        kind = self.steps[n].kind
+        if kind == "skipped":
+            return "Skipped: none of these queries may see one of these keys"
+        if kind == "partial":
+            return "The mask cuts through this tile: it is computed, then hidden in part"
+        return "One tile of scores is alive, whatever N; the matrix never is"
+
     def says(self, n: int) -> str:
         """The followed row's m and l."""
         m, l, _ = self.steps[n].state
         return f"m = {m.item():.2f}, l = {l.item():.3f}".replace("-inf", "−∞")
 
 
-SIZE = 880, 372  # pixels
-LEFT, TOP, SIDE = 120, 62, 292  # of the grid
+SIZE = 880, 376  # pixels
+LEFT, TOP, SIDE = 120, 82, 274  # of the grid
 PANEL, BAR = 480, 388  # left edge and width of the panels beside it
 PALE = {Q: "#cce3f0", K: "#faecd0", V: "#cceee3", S: "#f2dce9", O: "#ddf0fb"}
 COLOR = dict(zip("qkvo", (Q, K, V, O))) | {"output": O, "score tile": S, "rest": ML}
@@ -62,6 +71,7 @@ HIDDEN = Look(edge=GREY, hatch="rising")
 def draw_step(walk: Walk, n: int) -> list[Shape]:
     """The grid between q, k, v and o on the left; bytes, loads and the row's state right."""
     return [
+        Text(20, 20, walk.claim(n), bold=True),
         *_draw_grid(walk, n),
         *_draw_strips(walk, n),
         *_draw_bytes(walk, n),
@@ -126,8 +136,8 @@ def _draw_bytes(walk, n):
     """Bytes alive and bytes moved so far, each on the scale of standard attention."""
     step = walk.steps[n]
     for said, sizes, standard, top in (
-        ("alive now", step.alive, walk.standard[0], 24),
-        ("moved so far", step.moved, walk.standard[1], 124),
+        ("alive now", step.alive, walk.standard[0], 50),
+        ("moved so far", step.moved, walk.standard[1], 146),
     ):
         parts = ", ".join(f"{name} {kib(size)}" for name, size in sizes.items())
         yield Text(PANEL, top, f"{said}: {kib(sum(sizes.values()))} KiB", bold=True)
@@ -155,18 +165,18 @@ def _draw_row(walk, n):
     """The followed row: m and l in numbers, o as bars; o / l once its block is done."""
     step = walk.steps[n]
     divided = step.tile.rows.start > walk.row or n == len(walk.steps) - 1
-    yield Text(PANEL, 226, f"the row of {walk.word}: {walk.says(n)}", color=ML, bold=True)
+    yield Text(PANEL, 246, f"the row of {walk.word}: {walk.says(n)}", color=ML, bold=True)
     o = step.state.finalise()[0] if divided else step.state.o
     shown = [o] if divided else [x.state.o for x in walk.steps]
     largest = max(x.abs().max().item() for x in shown)
     words = "o / l, divided once," if divided else "o so far,"
     words += f" {o.abs().max().item():.2f} at most"
-    yield Text(PANEL, 247, words if step.state.l.item() else "o is zero: no key seen yet")
-    width, middle = BAR / o.shape[-1], 312
+    yield Text(PANEL, 267, words if step.state.l.item() else "o is zero: no key seen yet")
+    width, middle = BAR / o.shape[-1], 322
     yield box(PANEL, middle - 0.5, BAR, 1, Look(GREY))
     outline = [(PANEL, middle)]
     for i, number in enumerate(o[0].tolist()):
-        left, top = PANEL + i * width, middle - 55 * number / largest
+        left, top = PANEL + i * width, middle - 48 * number / largest
         outline += [(left + 1, middle), (left + 1, top), (left + width - 1, top)]
         outline += [(left + width - 1, middle)]
     yield Area(outline, Look(O))

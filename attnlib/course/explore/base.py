@@ -70,13 +70,23 @@ class Stepper(Explorer):
         return stack
 
 
+def in_line(*controls: w.Widget) -> w.GridBox:
+    """Controls in three columns, each name as wide as the others."""
+    for control in controls:
+        control.style.description_width = "100px"
+        control.layout.width = "auto"
+    columns = {"grid_template_columns": "repeat(3, 296px)", "grid_gap": "2px 8px"}
+    return w.GridBox(controls, layout=columns)
+
+
 class Quiz(w.VBox):
     """A question to answer before running on: `choices` maps an answer to feedback;
     the right one's feedback starts with "Yes". Answers without a kernel."""
 
     def __init__(self, question: str, choices: dict[str, str]):
         self.question, self.choices = question, choices
-        heading = w.HTML(f"<b>Predict.</b> {escape(question)}")
+        right = _right(choices)
+        heading = w.HTML(f"{_answered(right)}<b>Predict.</b> {escape(question)}")
         self.answers = w.ToggleButtons(options=list(choices), index=None)
         self.answers.style.button_width = "auto"
         feedback = [w.HTML(say(text)) for text in choices.values()]
@@ -84,12 +94,38 @@ class Quiz(w.VBox):
         w.jslink((self.answers, "index"), (self.feedback, "selected_index"))
         super().__init__([heading, self.answers, self.feedback])
         self.add_class("attn-quiz")
+        self.add_class(f"attn-right-{right}")
 
     def __repr__(self):
         return f"Predict. {self.question}  " + "  |  ".join(self.choices)
 
     def _repr_mimebundle_(self, **kwargs):
         return super()._repr_mimebundle_(**kwargs) | {"text/plain": repr(self)}
+
+
+def _right(choices: dict[str, str]) -> int:
+    right = [n for n, text in enumerate(choices.values()) if text.startswith("Yes")]
+    if len(right) != 1:
+        raise ValueError(f"choices must have one feedback that starts with Yes, got {choices}")
+    return right[0]
+
+
+def _answered(right: int) -> str:
+    """The answer that is chosen: the right one green with a tick, any other red with a cross."""
+    chosen = ".attn-quiz button.mod-active"
+    good = f".attn-right-{right} button:nth-of-type({right + 1}).mod-active"
+    return (
+        "<style>"
+        + "".join(
+            f"{which} {{ background: {color} !important; color: white !important; }} "
+            f"{which}::before {{ content: '{sign} '; }} "
+            for which, color, sign in (
+                (chosen, "#a34700", "✗"),
+                (f"{good}.mod-active", "#007a59", "✓"),
+            )
+        )
+        + "</style>"
+    )
 
 
 # Previous and Next press the slider's own arrow keys: they need no kernel.

@@ -5,7 +5,7 @@ import torch
 
 from attnlib.course.draw.fit import PEAK, SIZE, Need, describe_fit, draw_fit
 from attnlib.course.draw.shapes import figure, svg
-from attnlib.course.explore.base import FRAME, Explorer, say
+from attnlib.course.explore.base import FRAME, Explorer, in_line, say
 from attnlib.course.measure.frontier import CARDS, SLACK, Job
 from attnlib.memory import CUBLAS_WORKSPACE, GIB
 
@@ -28,19 +28,18 @@ class WillItFit(Explorer):
         self.d = _powers(4, 8, 64, "head size d")
         self.block = _powers(7, 13, 2048, "block size")
         self.dtype = w.Dropdown(options=DTYPES, description="dtype")
-        self.mode = w.ToggleButtons(options=("forward", "training"), description="call")
+        self.mode = w.Dropdown(options=("forward", "training"), description="call")
         cards = [(f"{gib} GiB", gib) for gib in CARDS]
         self.card = w.Dropdown(options=cards, description="card")
         self.picture, self.numbers = w.HTML(layout=FRAME | {"height": "294px"}), w.HTML()
-        sliders = (self.N, self.batch, self.heads, self.d, self.block)
-        for control in (*sliders, self.dtype, self.mode, self.card):
-            control.style.description_width = "90px"
+        controls = (self.N, self.batch, self.heads, self.d, self.block, self.dtype)
+        controls += (self.card, self.mode)
+        for control in controls:
             control.observe(self._show, "value")
         self._show()
-        rows = [w.HBox(sliders[:3]), w.HBox([*sliders[3:], self.dtype])]
-        rows.append(w.HBox([self.card, self.mode]))
+        children = [in_line(*controls), self.numbers, self.picture]
         picture, text = figure(self._draw(), SIZE), f"Will it fit? {self.text}"
-        super().__init__([*rows, self.numbers, self.picture], picture, text)
+        super().__init__(children, picture, text)
 
     @property
     def needs(self) -> dict[str, int]:

@@ -10,7 +10,7 @@ from attnlib import SoftmaxState, online_attention
 from attnlib.course.draw import fold as draw
 from attnlib.course.draw import page, shapes
 from attnlib.course.draw.fold import SIZE, Trace
-from attnlib.course.explore.base import FRAME, Explorer, Stepper, say
+from attnlib.course.explore.base import FRAME, Explorer, Stepper, in_line, say
 from attnlib.course.inputs import alice_qkv, alice_tokens, example_scores
 from attnlib.softmax import bracketing, relative_error
 
@@ -64,11 +64,9 @@ class RescalingExplorer(Explorer):
         controls = (self.name, self.layer, self.head, self.token, self.block_size)
         controls += (self.temperature, self.threshold)
         for control in controls:
-            control.style.description_width = "90px"
             control.observe(self._show, "value")
         self._show()
-        rows = [w.HBox(controls[:3]), w.HBox(controls[3:5]), w.HBox(controls[5:])]
-        children = [*rows, self.numbers, self.picture]
+        children = [in_line(*controls), self.numbers, self.picture]
         picture = shapes.figure(draw.draw_rescaling(self.trace, self.labels), SIZE)
         super().__init__(children, picture, f"Rescaling explorer: {self.text}")
 

@@ -5,7 +5,7 @@ import torch
 
 from attnlib.course.draw.masks import SIZE, MaskView, draw_mask
 from attnlib.course.draw.shapes import figure, svg
-from attnlib.course.explore.base import FRAME, Explorer, say
+from attnlib.course.explore.base import FRAME, Explorer, in_line, say
 from attnlib.masks import Mask, visible
 
 
@@ -34,21 +34,19 @@ class MaskExplorer(Explorer):
         self.Nq = w.IntSlider(16, 1, 32, description="queries Nq")
         self.Nk = w.IntSlider(16, 0, 32, description="keys Nk")
         self.block_size = w.IntSlider(4, 1, 40, description="block size")
-        self.causal = w.Checkbox(True, description="causal", indent=False)
+        self.causal = w.Checkbox(True, description="causal")
         windows = [("none", 0), *((str(n), n) for n in range(1, 33))]
         self.window = w.SelectionSlider(options=windows, value=0, description="window")
         self.padded = w.IntSlider(0, 0, 32, description="padded keys")
         self.side = w.Dropdown(options=["left", "right"], value="right", description="on the")
         self.picture, self.numbers = w.HTML(layout=FRAME | {"height": "392px"}), w.HTML()
-        sliders = (self.Nq, self.Nk, self.block_size, self.window, self.padded)
-        for control in (*sliders, self.causal, self.side):
-            control.style.description_width = "90px"
+        controls = (self.Nq, self.Nk, self.block_size, self.padded, self.side, self.window)
+        controls += (self.causal,)
+        for control in controls:
             control.observe(self._show, "value")
         self._show()
-        rows = [w.HBox(sliders[:3]), w.HBox([self.window, self.causal])]
-        rows.append(w.HBox([self.padded, self.side]))
         picture = figure(draw_mask(self.view), SIZE)
-        children = [*rows, self.numbers, self.picture]
+        children = [in_line(*controls), self.numbers, self.picture]
         super().__init__(children, picture, f"Mask explorer: {self.text}")
 
     def _show(self, change=None):
@@ -60,4 +58,4 @@ class MaskExplorer(Explorer):
         self.view = view_mask(self.mask, self.block_size.value)
         self.text = self.view.describe()
         self.picture.value = svg(draw_mask(self.view), SIZE, self.text, "mask")
-        self.numbers.value = say(self.text)
+        self.numbers.value = say(self.text.partition(";")[0])  # who sees nothing stands below

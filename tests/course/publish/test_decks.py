@@ -65,6 +65,7 @@ def deck(chromium, decks, request):
     page.path, page.slides = path, []
     for _ in range(page.evaluate("Reveal.getTotalSlides()")):
         page.evaluate("while (Reveal.availableFragments().next) Reveal.nextFragment()")
+        page.wait_for_function("moving.size == 0")
         page.slides.append(page.evaluate(LOOK))
         page.evaluate("Reveal.next()")
     yield page
@@ -123,11 +124,31 @@ def test_the_speaker_sees_notes(deck):
 
 
 def come_to(deck, selector):
-    """The first such widget, its slide turned up and shown whole."""
+    """The first such widget, its slide turned up: shown, and if a stepper, at its start."""
     if not deck.locator(selector).count():
         pytest.skip(f"no {selector} in this deck")
     slide = f"document.querySelector('{selector}').closest('.page')"
     deck.evaluate(f"(({{h, v}}) => Reveal.slide(h, v, 99))(Reveal.getIndices({slide}))")
+    if selector == ".attn-stepper":
+        first = f"{slide}.querySelector('.attn-frame').dataset.fragmentIndex"
+        deck.evaluate(f"Reveal.navigateFragment({first} - 1)")
+        assert now(deck) == 0
+    return deck.evaluate("Reveal.getSlidePastCount()")
+
+
+def now(deck) -> int:
+    """The frame that the visible stepper shows, once it has come to rest."""
+    deck.wait_for_function("moving.size == 0")
+    handle = deck.locator(".attn-stepper .noUi-handle:visible").first
+    return int(float(handle.get_attribute("aria-valuenow")))
+
+
+def last(deck) -> int:
+    handle = deck.locator(".attn-stepper .noUi-handle:visible").first
+    return int(float(handle.get_attribute("aria-valuemax")))
+
+
+def past(deck) -> int:
     return deck.evaluate("Reveal.getSlidePastCount()")
 
 
@@ -140,27 +161,86 @@ def test_a_stepper_steps_and_the_page_stays(deck):
         deck.keyboard.press(key)
         texts.append(said.inner_text())
     assert len(set(texts)) == 3 and texts[1] == texts[3]
-    assert deck.evaluate("Reveal.getSlidePastCount()") == place
+    assert past(deck) == place
 
 
-def test_a_stepper_steps_by_mouse(deck):
+@pytest.mark.parametrize("key", ["PageDown", "ArrowRight", " "])
+def test_a_clicker_steps_through_the_frames_and_then_goes_on(deck, key):
+    place, shown = come_to(deck, ".attn-stepper"), []
+    for _ in range(last(deck)):
+        deck.keyboard.press(key)
+        shown.append(now(deck))
+        assert past(deck) == place
+    assert shown == list(range(1, last(deck) + 1))
+    while deck.evaluate("Reveal.availableFragments().next"):  # what else the slide holds back
+        deck.keyboard.press(key)
+    deck.keyboard.press(key)
+    assert past(deck) == place + 1
+
+
+def test_a_clicker_steps_back(deck):
     place = come_to(deck, ".attn-stepper")
-    said = deck.locator(".attn-frames [aria-live]:visible").first
-    before = said.inner_text()
+    for key, frame in (("PageDown", 1), ("PageDown", 2), ("PageUp", 1), ("PageUp", 0)):
+        deck.keyboard.press(key)
+        assert now(deck) == frame and past(deck) == place
+
+
+def test_after_a_click_on_next_the_arrow_goes_on_with_the_frames(deck):
+    place = come_to(deck, ".attn-stepper")
     deck.locator(".attn-stepper button[aria-label^='Next']:visible").first.click()
-    assert said.inner_text() != before and deck.evaluate("Reveal.getSlidePastCount()") == place
+    assert now(deck) == 1 and past(deck) == place
+    for frame, key in ((2, "ArrowRight"), (3, " "), (4, "PageDown")):
+        deck.keyboard.press(key)
+        assert now(deck) == min(frame, last(deck)) and past(deck) == place
 
 
-def test_page_down_leaves_an_explorer(deck):
+def test_after_the_slider_was_pulled_the_clicker_goes_on_from_there(deck):
     place = come_to(deck, ".attn-stepper")
     deck.locator(".attn-stepper .noUi-handle:visible").first.focus()
-    deck.keyboard.press("PageDown")
-    assert deck.evaluate("Reveal.getSlidePastCount()") == place + 1
-    deck.keyboard.press("ArrowLeft")
-    assert deck.evaluate("Reveal.getSlidePastCount()") == place
+    deck.keyboard.press("End")
+    assert now(deck) == last(deck)
+    deck.keyboard.press("PageUp")
+    assert now(deck) == last(deck) - 1 and past(deck) == place
 
 
-def test_a_quiz_answers_without_a_kernel(deck):
+def test_who_comes_back_to_a_stepper_finds_its_last_frame(deck):
+    place = come_to(deck, ".attn-stepper")
+    deck.evaluate("Reveal.next()")
+    deck.evaluate(f"while (Reveal.getSlidePastCount() == {place}) Reveal.next()")
+    deck.keyboard.press("PageUp")
+    assert past(deck) == place and now(deck) == last(deck)
+
+
+def test_a_deck_is_walked_by_one_key(deck):
+    deck.evaluate("Reveal.slide(0, 0)")
+    total, presses = deck.evaluate("Reveal.getTotalSlides()"), 0
+    while past(deck) < total - 1 and presses < 500:
+        deck.keyboard.press("PageDown")
+        presses += 1
+    frames = deck.evaluate("document.querySelectorAll('.attn-frame').length")
+    assert past(deck) == total - 1 and presses >= total - 1 + frames - 30
+    assert deck.wrong == []
+
+
+def test_a_quiz_answers_without_a_kernel_and_lets_space_go_on(deck):
     come_to(deck, ".attn-quiz")
     deck.locator(".attn-quiz button:visible").first.click()
-    assert deck.locator(".attn-quiz [aria-live]:visible").first.inner_text()
+    said = deck.locator(".attn-quiz [aria-live]:visible").first
+    answer = said.inner_text()
+    before = deck.evaluate("JSON.stringify(Reveal.getIndices())")
+    deck.keyboard.press(" ")
+    assert answer and deck.evaluate("JSON.stringify(Reveal.getIndices())") != before
+
+
+def test_a_right_answer_does_not_look_like_a_wrong_one(deck):
+    come_to(deck, ".attn-quiz")
+    looks = {}
+    for button in deck.locator(".attn-quiz:visible").first.locator("button").all():
+        button.click()
+        said = deck.locator(".attn-quiz [aria-live]:visible").first.inner_text()
+        style = (
+            "e => [getComputedStyle(e).backgroundColor, getComputedStyle(e, '::before').content]"
+        )
+        looks.setdefault(said.startswith("Yes"), set()).add(tuple(button.evaluate(style)))
+    (right,), (wrong,) = looks[True], looks[False]
+    assert right[0] != wrong[0] and "✓" in right[1] and "✗" in wrong[1]

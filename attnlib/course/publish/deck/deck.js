@@ -33,6 +33,47 @@ async function stillness() {
   }
 }
 
+// A stepper's frames are fragments, so that a clicker steps through them and then goes on:
+// for each but the first an empty one at the end of the cell. What the slide shows of them
+// moves the slider, and the slider, whoever moves it, what the slide shows of them.
+const handleOf = stepper => stepper.querySelector(".noUi-handle");
+const framesOf = new Map(), moving = new Set();
+const shown = stepper => framesOf.get(stepper).filter(e => e.matches(".visible")).length;
+const value = handle => Number(handle.getAttribute("aria-valuenow"));
+
+function makeFragments(stepper) {
+  const last = Number(handleOf(stepper).getAttribute("aria-valuemax"));
+  framesOf.set(stepper, Array.from({length: last}, () => {
+    const frame = document.createElement("span");
+    frame.className = "fragment attn-frame";
+    return frame;
+  }));
+  stepper.closest(".jp-Cell").append(...framesOf.get(stepper));
+  new MutationObserver(() => tellSlide(stepper))
+    .observe(handleOf(stepper), {attributeFilter: ["aria-valuenow"]});
+}
+
+function tellSlide(stepper) {
+  const n = value(handleOf(stepper));
+  if (moving.has(stepper) || n == shown(stepper)) return;
+  if (Reveal.getCurrentSlide()?.contains(stepper))
+    Reveal.navigateFragment(Number(framesOf.get(stepper)[0].dataset.fragmentIndex) + n - 1);
+}
+
+// One frame after the other: a widget that is gone before it came is an error to its library.
+async function tellSlider(stepper) {
+  if (moving.has(stepper)) return;
+  moving.add(stepper);
+  for (let ahead; ahead = shown(stepper) - value(handleOf(stepper));) {
+    const key = ahead > 0 ? "ArrowRight" : "ArrowLeft";
+    handleOf(stepper).dispatchEvent(new KeyboardEvent("keydown", {key}));
+    for (let n = 0; n < 2; n++) await new Promise(requestAnimationFrame);
+  }
+  moving.delete(stepper);
+}
+
+const tellSliders = () => framesOf.forEach((frames, stepper) => tellSlider(stepper));
+
 async function start() {
   await MathJax.startup.promise;
   await MathJax.typesetPromise();
@@ -48,6 +89,7 @@ async function start() {
   await document.fonts.ready;
   const pages = document.querySelectorAll(".slides > section > section");
   pages.forEach(page => page.classList.add("page"));
+  document.querySelectorAll(".page .attn-stepper").forEach(makeFragments);
   document.body.classList.add("measuring");
   pages.forEach(fit);
   document.body.classList.remove("measuring");
@@ -59,14 +101,18 @@ async function start() {
     pdfSeparateFragments: false, plugins: [RevealNotes], keyboardCondition,
   });
   await ready;
+  for (const event of ["slidechanged", "fragmentshown", "fragmenthidden"])
+    Reveal.on(event, tellSliders);
   Reveal.on("slidechanged", () => document.activeElement.blur());
   document.body.dataset.ready = "yes";
 }
 
-// In an explorer, its keys are its own; PageUp and PageDown always turn the page.
+// A control keeps the keys that it answers to; all others are the clicker's. PageUp and
+// PageDown are always the clicker's, and after a click of the mouse every key is.
 function keyboardCondition(event) {
   const at = document.activeElement;
-  return !at.closest(".noUi-handle, select") &&
+  return !(at.closest(".noUi-handle") && /^(Arrow|Home|End)/.test(event.key)) &&
+    !at.closest("select") &&
     !(at.closest("button, summary") && [" ", "Enter"].includes(event.key));
 }
 
@@ -75,5 +121,9 @@ addEventListener("keydown", event => {
   event.stopPropagation();
   event.key == "PageDown" ? Reveal.next() : Reveal.prev();
 }, true);
+
+addEventListener("click", event => {
+  if (event.detail) event.target.closest("button")?.blur(); // not one by keyboard
+});
 
 addEventListener("load", start);
