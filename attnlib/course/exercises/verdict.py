@@ -9,6 +9,7 @@ A mistake is recognised by running it: its code is in `ex01.py` and its like, an
 names it where its answers are the learner's.
 """
 
+import contextlib
 import functools
 import sys
 from collections.abc import Callable
@@ -16,24 +17,39 @@ from dataclasses import dataclass
 from html import escape
 
 import torch
+from torch import Tensor
 
-from attnlib.course.exercises.answer import Problem, difference, shown
+from attnlib.course.exercises import books
+from attnlib.course.exercises.answer import (
+    AtMost,
+    Measured,
+    Problem,
+    difference,
+    is_number,
+    part_differences,
+    plain,
+    shown,
+)
 from attnlib.course.exercises.attempt import Answer, attempt, message, names, tensors
 from attnlib.course.exercises.catalogue import TASKS
 from attnlib.course.exercises.pointers import link, words
+from attnlib.course.exercises.state import FirstLines, broken_cell
 from attnlib.course.exercises.task import BadAnswer, Case, Mistake, Task
-from attnlib.memory import live_bytes
 
 PASSED, WRONG, NOT_YET, MISSING = "passed", "wrong", "not attempted yet", "not run yet"
 SIGN = {PASSED: "✓", WRONG: "✗", NOT_YET: "○", MISSING: "○"}
 THROUGH = "What it lets through is wrong; a test must fail there."
 REJECTED = "What it rejects is right."
+FICKLE = (
+    "Asked twice about the same code, your test gave two answers: it counts its calls, or hangs "
+    "on random numbers."
+)
 COLOUR = {PASSED: "#009E73", WRONG: "#D55E00", NOT_YET: "#666666", MISSING: "#666666"}
 
 
 @dataclass(frozen=True, repr=False)
 class Verdict:
-    """What a check found. `mistakes` are those whose answers came, the surest first."""
+    """What a check found. `mistakes` has the one whose answers came, where it is known."""
 
     name: str
     status: str
@@ -42,10 +58,16 @@ class Verdict:
     remarks: tuple[str, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
     sections: tuple[str, ...] = ()  # where it is explained, keys of SECTIONS
+    share: float = 0.0  # of the points
 
     @property
     def passed(self) -> bool:
         return self.status == PASSED
+
+    @property
+    def points(self) -> float:
+        """What it is worth, for a gradebook: parts of an answer count where it has parts."""
+        return round(self.share * TASKS[self.name].points, 2) if self.name in TASKS else 0.0
 
     def __repr__(self) -> str:
         lines = [f"{SIGN[self.status]} {self.name}: {self.headline}"]
@@ -69,62 +91,109 @@ class Verdict:
 
 def check(f: Callable, name: str | None = None) -> Verdict:
     """The verdict on a function; `name` is the exercise's, where f is called otherwise."""
-    name = name or getattr(f, "__name__", "check")
     if not callable(f):
-        return Verdict(name, WRONG, "hand over the function itself")
+        return Verdict(name or "check", WRONG, "hand over the function itself")
+    name = name or getattr(f, "__name__", "check")
     if name not in TASKS:
         return Verdict(name, WRONG, "no exercise has this name; keep the one that it gave")
+    if error := broken_cell(name):
+        return Verdict(name, WRONG, f"its cell did not run: {error.msg}, in line {error.lineno}")
     task = TASKS[name]
-    answers = {}
-    for title, case in task.all_cases().items():
-        answers[title] = answer = attempt(task, f, case.args)
-        if answer.is_stub:
-            return Verdict(name, NOT_YET, NOT_YET)
-        if task.books:
-            _wake_books()
-        if answer.late:
-            break
-    problems = {title: _problem(task, task.all_cases()[title], a) for title, a in answers.items()}
+    with contextlib.redirect_stdout(FirstLines()):
+        answers = _answers(task, f)
+    if any(answer.is_stub for answer in answers.values()):
+        return Verdict(name, NOT_YET, NOT_YET)
+    cases = task.all_cases()
+    problems = {title: _problem(task, cases[title], a) for title, a in answers.items()}
     problems = {title: problem for title, problem in problems.items() if problem}
+    if not problems and task.is_test:
+        problems = _fickle(task, f, answers)
     if not problems:
-        return Verdict(name, PASSED, f"right on {_count(task, len(answers))}")
+        said = f"right on {_count(task, len(answers))}"
+        return Verdict(name, PASSED, said, remarks=_crashes(answers), share=1.0)
     return _explain(task, f, answers, problems)
 
 
-@functools.cache
-def _wake_books() -> None:
-    """Have torch import what keeping books takes: seconds, once, on no learner's time."""
-    live_bytes(torch.ones, 1)
+def _answers(task, f) -> dict[str, Answer]:
+    answers = {}
+    for title, case in task.all_cases().items():
+        answers[title] = answer = attempt(task, f, case.args)
+        if task.books:
+            books.wake()
+        if answer.is_stub or answer.late:
+            break
+    return answers
+
+
+def _fickle(task, f, answers) -> dict[str, Problem]:
+    """Where a test changes its mind: asked again, from the last to the first, with other
+    random numbers."""
+    with contextlib.redirect_stdout(FirstLines()):
+        again = {
+            title: attempt(task, f, case.args, seed=1)
+            for title, case in reversed(task.all_cases().items())
+        }
+    return {t: Problem(FICKLE) for t in answers if again[t].value != answers[t].value}
+
+
+def _crashes(answers) -> tuple[str, ...]:
+    """A remark on a test that says no by an error that is not an AssertionError."""
+    for title, answer in answers.items():
+        error = getattr(answer.value, "error", None)
+        if error is not None and not isinstance(error, AssertionError):
+            return (f"Of “{title}” it says no by crashing: {answer.where}. Better assert.",)
+    return ()
 
 
 # What went wrong -----------------------------------------------------------
 
 
 def _explain(task, f, answers, problems) -> Verdict:
-    found = diagnose(task, answers, problems)
-    title = next(iter(problems))
-    if problems[title].came or any(title in where for _, where in found):
-        title = found[0][1][0] if found else title
-    elif not (task.is_test and problems[title].says in (THROUGH, REJECTED)):
-        found = []  # no answer at all, and nobody knows why: first things first
+    mistake, where = diagnose(task, answers, problems)
+    title = where[0] if where else next(iter(problems))
     problem = problems[title]
     if task.is_test and problem.says in (THROUGH, REJECTED):
         facts, remarks = _test_facts(task, answers, problems)
     else:
         facts, remarks = _facts(task, f, title, problem)
-    for n, (mistake, where) in enumerate(found):
-        this = "This" if n == 0 else f"And for “{where[0]}”, this"
+    if mistake:
         verb = "happens" if task.is_test else "is what comes out"
+        some = f"In {len(where)} of {len(problems)} wrong inputs this"
+        this = "This" if len(where) == len(problems) else some
         remarks.append(f"{this} {verb} when {mistake.when}.")
-    sections = [mistake.see for mistake, _ in found]
-    if not found and (problem.came or task.is_test):
-        sections = [task.see]
+    section = mistake.see if mistake else task.see if problem.came or task.is_test else None
     total = _count(task, len(task.all_cases()))
     late = any(answer.late for answer in answers.values())
     headline = "it does not come to an end" if late else f"wrong on {len(problems)} of {total}"
-    mistakes = tuple(mistake for mistake, _ in found)
-    sections = tuple(dict.fromkeys(sections))
-    return Verdict(task.name, WRONG, headline, tuple(facts), tuple(remarks), mistakes, sections)
+    return Verdict(
+        task.name,
+        WRONG,
+        headline,
+        tuple(facts),
+        tuple(remarks),
+        (mistake,) if mistake else (),
+        (section,) if section else (),
+        _share(task, answers),
+    )
+
+
+def _share(task, answers) -> float:
+    """The share of an answer's parts that are right on every input."""
+    right, cases = None, task.all_cases()
+    for title in cases:
+        answer, expected = answers.get(title, Answer(late=True)), cases[title].expected
+        form = isinstance(expected, (dict, tuple)) and not task.is_test
+        if not form or answer.error or answer.late or answer.changed:
+            return 0.0
+        value = plain(answer.value, expected, task.parts)
+        if type(value) is not type(expected) and not isinstance(value, tuple):
+            return 0.0
+        if len(value) != len(expected):
+            return 0.0
+        named = part_differences(value, expected, task)
+        good = {name for name, problem in named.items() if not problem}
+        right = good if right is None else right & good
+    return len(right) / len(named) if right else 0.0
 
 
 def _facts(task, f, title, problem):
@@ -144,28 +213,37 @@ def _test_facts(task, answers, problems):
     return facts + through, remarks + ([THROUGH] if through else [])
 
 
-def diagnose(task: Task, answers: dict, problems: dict) -> list[tuple[Mistake, list[str]]]:
-    """Known mistakes that give the wrong answers, each with the cases it explains.
+def diagnose(task: Task, answers: dict, problems: dict) -> tuple[Mistake | None, list[str]]:
+    """The known mistake that gives the wrong answers, and the wrong inputs it explains.
 
-    One that explains every wrong answer and is right where the learner is right; else
-    at most two, each with an answer that tells. A lone number does not, since it may
-    be equal by chance, and neither does NaN throughout.
+    All of them, and then it must be right where the learner is right; or at least half,
+    by answers that tell. None, and nothing, where there is no such mistake: a wrong name
+    is worse than none.
     """
-    rows = []
+    best = None, []
     for mistake in task.mistakes:
         theirs, wrong = mistake_answers(task, mistake)
+        if not wrong.isdisjoint(answers.keys() - problems.keys()):
+            continue  # it would be wrong where the learner is right
         same = [t for t in problems if t in wrong and alike(answers[t], theirs[t], task)]
-        rows.append((mistake, same, wrong.isdisjoint(answers.keys() - problems.keys())))
-    found, left = [], list(problems)
-    while left and rows and len(found) < 2:
-        mistake, same, right = max(rows, key=lambda row: (len(set(row[1]) & set(left)), row[2]))
-        same = [title for title in same if title in left]
-        sure = right and len(same) == len(problems)
-        if not same or not (sure or any(_tells(answers[t]) for t in same)):
-            break
-        found.append((mistake, same))
-        left = [title for title in left if title not in same]
-    return found
+        telling = [t for t in same if tells(task, t, answers[t])]
+        if len(same) == len(problems) and (telling or _suffices(task, answers, same)):
+            return mistake, same
+        if 2 * len(telling) >= len(problems) and len(telling) > len(best[1]):
+            best = mistake, telling
+    return best
+
+
+def _suffices(task, answers, same) -> bool:
+    """Whether answers that do not tell, each by itself, are enough together: never a lone
+    number, and NaN throughout only from code that is right elsewhere."""
+    cases = task.all_cases()
+    if any(is_number(cases[title].expected) for title in same):
+        return len(same) > 1
+    elsewhere = 2 * len(same) <= len(cases)
+    finite = any(x.isfinite().any() for t in same for x in tensors(answers[t].value))
+    told = any(isinstance(answers[title].error, BadAnswer) for title in same)
+    return elsewhere or finite or told or task.is_test
 
 
 @functools.cache
@@ -180,15 +258,40 @@ def alike(a: Answer, b: Answer, task: Task) -> bool:
     """Whether two answers are one, up to rounding."""
     if a.error is not None or b.error is not None:
         return message(a.error) == message(b.error)
-    same = a.late == b.late and bool(a.changed) == bool(b.changed)
+    if a.late or b.late or bool(a.changed) != bool(b.changed):
+        return False
     loosely = 1 if task.tolerance else 10
-    return same and difference(a.value, b.value, task, scale=loosely) is None
+    return difference(a.value, b.value, task, scale=loosely) is None
 
 
-def _tells(answer) -> bool:
-    xs = list(tensors(answer.value))
-    numbers = sum(x.numel() for x in xs) >= 2 and any(x.isfinite().any() for x in xs)
-    return answer.error is not None or numbers
+def tells(task: Task, title: str, answer: Answer) -> bool:
+    """Whether an answer is hardly equal to another by chance: two wrong numbers that are
+    finite and not 0, or one of four digits."""
+    expected = task.all_cases()[title].expected
+    if task.is_test or answer.error is not None or answer.late or answer.changed:
+        return False
+    value = plain(answer.value, expected, task.parts)
+    pairs = [(value, expected)]
+    if isinstance(expected, dict):
+        if not isinstance(value, dict) or len(value) != len(expected):
+            return False
+        pairs = [(value[key], expected[key]) for key in expected]
+    elif isinstance(expected, (tuple, list)):
+        if not isinstance(value, tuple) or len(value) != len(expected):
+            return False
+        pairs = list(zip(value, expected))
+    return sum(_telling(got, right) for got, right in pairs) >= 2
+
+
+def _telling(got, right) -> int:
+    if isinstance(got, Measured):
+        return 0 if isinstance(right, AtMost) and got <= right else len(got.evidence)
+    if is_number(got) and is_number(right):
+        return 0 if got == right else 2 if abs(got) >= 1000 else 1
+    if not isinstance(got, Tensor) or got.shape != right.shape or got.dtype != right.dtype:
+        return 2 if isinstance(got, Tensor) else 0
+    bad = ~torch.isclose(got.detach(), right, rtol=1e-2, atol=1e-6) & got.isfinite()
+    return int((bad & ((got != 0) | (got.dtype == torch.bool))).sum())
 
 
 def _problem(task: Task, case: Case, answer: Answer) -> Problem | None:
