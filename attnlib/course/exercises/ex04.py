@@ -368,6 +368,8 @@ lazy.slips(
 
     lazy_old_weights, M4: a block's weights are measured against the m before it, and added to
         sums that were rescaled to the new one
+    - s.new_tensor(-torch.inf)
+    + s[:block_size].max()
     - m_new = torch.maximum(m, s_j.max())
     + m_new = torch.maximum(m, s_j.max())
     + p = torch.exp(s_j - finite(m))

@@ -33,7 +33,7 @@ from attnlib.course.exercises.answer import (
 from attnlib.course.exercises.attempt import Answer, attempt, message, names, tensors
 from attnlib.course.exercises.catalogue import TASKS
 from attnlib.course.exercises.pointers import link, words
-from attnlib.course.exercises.state import FirstLines, broken_cell
+from attnlib.course.exercises.state import FirstLines, broken_cell, steady
 from attnlib.course.exercises.task import BadAnswer, Case, Mistake, Task
 
 PASSED, WRONG, NOT_YET, MISSING = "passed", "wrong", "not attempted yet", "not run yet"
@@ -98,11 +98,14 @@ def check(f: Callable, name: str | None = None) -> Verdict:
         return Verdict(name, WRONG, "no exercise has this name; keep the one that it gave")
     if error := broken_cell(name):
         return Verdict(name, WRONG, f"its cell did not run: {error.msg}, in line {error.lineno}")
-    task = TASKS[name]
-    with contextlib.redirect_stdout(FirstLines()):
-        answers = _answers(task, f)
+    with steady(), contextlib.redirect_stdout(FirstLines()):
+        return _judge(TASKS[name], f)
+
+
+def _judge(task, f) -> Verdict:
+    answers = _answers(task, f)
     if any(answer.is_stub for answer in answers.values()):
-        return Verdict(name, NOT_YET, NOT_YET)
+        return Verdict(task.name, NOT_YET, NOT_YET)
     cases = task.all_cases()
     problems = {title: _problem(task, cases[title], a) for title, a in answers.items()}
     problems = {title: problem for title, problem in problems.items() if problem}
@@ -110,7 +113,7 @@ def check(f: Callable, name: str | None = None) -> Verdict:
         problems = _fickle(task, f, answers)
     if not problems:
         said = f"right on {_count(task, len(answers))}"
-        return Verdict(name, PASSED, said, remarks=_crashes(answers), share=1.0)
+        return Verdict(task.name, PASSED, said, remarks=_crashes(answers), share=1.0)
     return _explain(task, f, answers, problems)
 
 
@@ -128,11 +131,8 @@ def _answers(task, f) -> dict[str, Answer]:
 def _fickle(task, f, answers) -> dict[str, Problem]:
     """Where a test changes its mind: asked again, from the last to the first, with other
     random numbers."""
-    with contextlib.redirect_stdout(FirstLines()):
-        again = {
-            title: attempt(task, f, case.args, seed=1)
-            for title, case in reversed(task.all_cases().items())
-        }
+    cases = reversed(task.all_cases().items())
+    again = {title: attempt(task, f, case.args, seed=1) for title, case in cases}
     return {t: Problem(FICKLE) for t in answers if again[t].value != answers[t].value}
 
 
@@ -241,7 +241,8 @@ def _suffices(task, answers, same) -> bool:
     if any(is_number(cases[title].expected) for title in same):
         return len(same) > 1
     elsewhere = 2 * len(same) <= len(cases)
-    finite = any(x.isfinite().any() for t in same for x in tensors(answers[t].value))
+    values = [answers[title].value for title in same]
+    finite = any(isinstance(x, dict) or any(y.isfinite().any() for y in tensors(x)) for x in values)
     told = any(isinstance(answers[title].error, BadAnswer) for title in same)
     return elsewhere or finite or told or task.is_test
 
