@@ -165,10 +165,11 @@ class SoftmaxState(NamedTuple):
     def finalise(self) -> tuple[Tensor, Tensor]:
         """Attention's output o / l (..., N, D) and lse = m + log l (..., N).
 
-        Rows that have seen no key give output 0 and lse -inf.
+        Rows that have seen no key, l = 0 whatever m, give output 0 and lse -inf.
         """
-        l = self.l.masked_fill(self.l == 0, 1)  # there m = -inf says it all
-        return self.o / l, (self.m + l.log()).squeeze(-1)
+        l = self.l.masked_fill(self.l == 0, 1)
+        lse = (self.m + l.log()).masked_fill(self.l == 0, -torch.inf)
+        return self.o / l, lse.squeeze(-1)
 
 
 def rescale_factor(m_old: Tensor, m_new: Tensor) -> Tensor:

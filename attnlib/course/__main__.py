@@ -1,5 +1,4 @@
-"""python -m attnlib.course {lab,run,clean,figures,slides,exercises,measure,judge}: one
-door.
+"""python -m attnlib.course COMMAND: one door for every chore, from lab to judge.
 
 A command that writes into the clone asks `clone.guard` first; one that takes minutes
 goes through `_each`, which says how long and where it is. Ctrl-C is one line.
@@ -66,6 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     exercises.add_argument("--out", type=Path, help="another folder than notebooks/exercises/")
     exercises.add_argument("--matrix", action="store_true", help="prove the checks instead")
+
+    archive = commands.add_parser("archive", help="zip everything but the solutions")
+    archive.add_argument("--out", type=Path, help="another file than build/course.zip")
+
+    grade = commands.add_parser("grade", help="report which mistakes a class makes")
+    grade.add_argument("submissions", type=Path, help="nbgrader's submitted/, or a flat folder")
 
     measure = commands.add_parser("measure", help="measure this machine, print ratios")
     measure.add_argument("section", nargs="*", help="only these, the rest stays as recorded")
@@ -192,6 +197,27 @@ def _exercises(args) -> int:
     return 0
 
 
+def _archive(args) -> int:
+    from attnlib.course.exercises import students
+
+    target = args.out or students.NOTEBOOKS.parent / "build" / "course.zip"
+    paths = students.archive(target)
+    shared = students.shared_lines(paths)
+    print(f"{target}: {len(paths)} files")
+    print(f"{len(shared)} lines of solutions are in it, because attnlib or a lesson has them too:")
+    for line, where in sorted(shared.items()):
+        print(f"  {line}   ({', '.join(where[:2])}{', ...' * (len(where) > 2)})")
+    return 0
+
+
+def _grade(args) -> int:
+    from attnlib.course.exercises import grading
+
+    os.environ["ATTNLIB_REPLAY"] = "1"
+    print(grading.class_report(grading.grade(args.submissions)))
+    return 0
+
+
 def _measure(args) -> int:
     from attnlib.course.measure import recordings, report
     from attnlib.course.measure.sections import SECTIONS
@@ -229,6 +255,8 @@ COMMANDS = {
     "figures": _figures,
     "slides": _slides,
     "exercises": _exercises,
+    "archive": _archive,
+    "grade": _grade,
     "measure": _measure,
     "judge": _judge,
 }

@@ -1,8 +1,10 @@
 """How an answer differs from the right one, and how to say so in few digits."""
 
 import math
+from fractions import Fraction
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,48 +21,99 @@ class Problem(NamedTuple):
     side: str = ""  # of a number: too small, or too large
 
 
-def difference(got, expected, task, scale: float = 1.0, name: str = "") -> Problem | None:
-    """What is wrong with an answer, or with the part of it that has a name, or None.
+class AtMost(float):
+    """A right answer that is a bound."""
+
+
+class Measured(float):
+    """A number that was counted, with other counts by which two codes tell apart."""
+
+    def __new__(cls, value, *evidence):
+        measured = super().__new__(cls, value)
+        measured.evidence = (float(value), *evidence)
+        return measured
+
+
+def plain(got, like, parts=()):
+    """An answer in the form of the right one, wherever that is not ambiguous.
+
+    NumPy's arrays and numbers, fractions and tensors of one number, a tuple in the
+    order of the keys for a dict, a dict with the parts' names for a tuple.
+    """
+    if isinstance(like, dict):
+        got = dict(zip(like, got)) if _is_row(got, len(like)) else got
+        same = isinstance(got, dict) and set(got) == set(like)
+        return {key: plain(got[key], like[key]) for key in like} if same else got
+    if isinstance(like, (tuple, list)):
+        if isinstance(got, dict) and set(got) == set(parts):
+            got = tuple(got[part] for part in parts)
+        return tuple(map(plain, got, like)) if _is_row(got, len(like)) else got
+    if isinstance(like, Tensor):
+        return torch.tensor(got) if isinstance(got, np.ndarray) and got.dtype.kind in "fib" else got
+    if isinstance(got, (Tensor, np.ndarray, np.generic)) and math.prod(got.shape) == 1:
+        got = got.item()
+    if isinstance(got, Fraction):
+        got = int(got) if got.denominator == 1 else float(got)
+    return got
+
+
+def _is_row(x, length):
+    return isinstance(x, (tuple, list)) and len(x) == length
+
+
+def difference(got, expected, task, scale: float = 1.0) -> Problem | None:
+    """What is wrong with an answer, or None; with its first wrong part where it has parts.
 
     `task` has the tolerance and the parts' names; `scale` loosens the tolerance.
     """
     if got is None and expected is not None:
-        return Problem(f"{name} is None." if name else "It returned None: is there a return?")
-    if isinstance(expected, dict):
-        return _dict_difference(got, expected, task, scale)
-    if isinstance(expected, (tuple, list)):
-        return _parts_difference(got, expected, task, scale)
-    if isinstance(expected, Tensor):
-        return _tensor_difference(got, expected, task, scale, name)
-    if isinstance(got, Tensor) and got.numel() == 1:
-        got = got.item()
-    if isinstance(expected, (bool, str)) or not _is_number(got):
-        same = isinstance(got, type(expected)) and got == expected
-    else:
-        room = 1e-6 if isinstance(expected, float) else 0.0
-        same = math.isclose(got, expected, rel_tol=scale * (task.tolerance or room))
-    if same:
-        return None
-    side = ("too small" if got < expected else "too large") if _is_number(got) else ""
-    return Problem("", _named(name, got), _named(name, expected), side)
-
-
-def _dict_difference(got, expected, task, scale):
-    if not isinstance(got, dict) or set(got) != set(expected):
+        return Problem("It returned None: is there a return?")
+    got = plain(got, expected, task.parts)
+    if isinstance(expected, dict) and (not isinstance(got, dict) or set(got) != set(expected)):
         keys = ", ".join(map(repr, expected))
         return Problem(f"The answer must be a dict with the keys {keys}; it is {shown(got)}.")
-    problems = (difference(got[key], expected[key], task, scale, key) for key in expected)
-    return next((p for p in problems if p), None)
-
-
-def _parts_difference(got, expected, task, scale):
-    names = task.parts or tuple(f"answer[{n}]" for n in range(len(expected)))
-    if not isinstance(got, (tuple, list)) or len(got) != len(expected):
+    if isinstance(expected, (tuple, list)) and not _is_row(got, len(expected)):
         count = f" of {len(got)}" if isinstance(got, (tuple, list)) else ""
         wanted = f"{len(expected)} parts" + (f", {', '.join(task.parts)}" if task.parts else "")
         return Problem(f"It returned a {type(got).__name__}{count}, expected {wanted}.")
-    problems = (difference(g, e, task, scale, n) for g, e, n in zip(got, expected, names))
-    return next((p for p in problems if p), None)
+    named = part_differences(got, expected, task, scale)
+    return next((problem for problem in named.values() if problem), None)
+
+
+def part_differences(got, expected, task, scale: float = 1.0) -> dict[str, Problem | None]:
+    """The same for each part of a `plain` answer of the right form, by its name."""
+    if isinstance(expected, dict):
+        return {key: _difference(got[key], expected[key], task, scale, key) for key in expected}
+    if isinstance(expected, (tuple, list)):
+        names = task.parts or tuple(f"answer[{n}]" for n in range(len(expected)))
+        trios = zip(names, got, expected)
+        return {name: _difference(g, e, task, scale, name) for name, g, e in trios}
+    return {"": _difference(got, expected, task, scale, "")}
+
+
+def _difference(got, expected, task, scale, name):
+    if got is None and expected is not None:
+        return Problem(f"{name} is None.")
+    if isinstance(expected, Tensor):
+        return _tensor_difference(got, expected, task, scale, name)
+    if _same_number(got, expected, task, scale):
+        return None
+    number = is_number(got) and is_number(expected)
+    side = ("too small" if got < expected else "too large") if number else ""
+    return Problem("", _named(name, got), _named(name, expected), side)
+
+
+def _same_number(got, expected, task, scale):
+    if isinstance(expected, (bool, str)) or not is_number(got) or not is_number(expected):
+        return isinstance(got, type(expected)) and got == expected
+    if isinstance(expected, Measured):
+        pairs = zip(getattr(got, "evidence", [got]), expected.evidence)
+        return all(math.isclose(a, b, rel_tol=0.03) for a, b in pairs)
+    if isinstance(expected, AtMost):
+        return got <= expected
+    room = 1e-6 if isinstance(expected, float) else 0.0
+    tolerance = task.tolerance if isinstance(task.tolerance, float) else room
+    return math.isclose(got, expected, rel_tol=scale * tolerance)
 
 
 def _tensor_difference(got, expected, task, scale, name):
@@ -72,7 +125,7 @@ def _tensor_difference(got, expected, task, scale, name):
         return Problem(f"{what} has shape {shapes[0]}, expected {shapes[1]}.")
     if got.dtype != expected.dtype:
         return Problem(f"{what} is {got.dtype}, expected {expected.dtype}.")
-    tolerance = scale * (task.tolerance or TOLERANCE.get(expected.dtype, 0.0))
+    tolerance = scale * tolerance_of(task, expected.dtype)
     bad = wrong_rows(got.detach(), expected, tolerance)
     if not bad.any():
         return None
@@ -81,6 +134,12 @@ def _tensor_difference(got, expected, task, scale, name):
         got, expected = got[row], expected[row]
         name = f"{name or 'answer'}[{', '.join(map(str, row))}]"
     return Problem("", _named(name, got), _named(name, expected))
+
+
+def tolerance_of(task, dtype) -> float:
+    """A task's own relative error, for all or for some dtypes, or the dtype's."""
+    own = task.tolerance or {}
+    return own if isinstance(own, float) else own.get(dtype, TOLERANCE.get(dtype, 0.0))
 
 
 def wrong_rows(got: Tensor, expected: Tensor, tolerance: float) -> Tensor:
@@ -106,7 +165,7 @@ def shown(x) -> str:
     if isinstance(x, Tensor):
         return _shown_tensor(x)
     if isinstance(x, float):
-        return f"{x:.4g}"
+        return f"at most {x:.4g}" if isinstance(x, AtMost) else f"{x:.4g}"
     if isinstance(x, tuple) and hasattr(x, "_fields"):
         return "(" + ", ".join(f"{n} = {shown(y)}" for n, y in zip(x._fields, x)) + ")"
     if isinstance(x, (tuple, list)):
@@ -131,5 +190,5 @@ def _named(name, value):
     return f"{name} = {shown(value)}" if name else shown(value)
 
 
-def _is_number(x):
+def is_number(x) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool)

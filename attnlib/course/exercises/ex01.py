@@ -78,7 +78,8 @@ def _():
             "two texts of three rows": (gaussian(2, 3, 4),),
             "scores near −20000": (gaussian(3, 5) - 20000,),
             "logits × 60": (60 * gaussian(4, 6),),
-            "two rows 400 apart": (torch.tensor([[0.0, 1.0], [-400.0, -399.0]]),),
+            "rows 400 apart, either way": (torch.tensor([[0.0, 1.0], [-400, -399], [400, 401]]),),
+            "equal scores": (torch.full((2, 4), 3.0),),
             "float16": (20 * gaussian(5, 7, dtype=torch.float16),),
             "real scores of Alice": (alice_scores()[::40],),
             "a row that sees nothing": (torch.tensor([[0.0, 1.0, -INF], [-INF, -INF, -INF]]),),
@@ -178,7 +179,8 @@ def _():
     x, see = gaussian(4, 6), gaussian(4, 6, seed=1) > -0.5
     nobody = see.clone()
     nobody[2] = False
-    low = torch.tensor([[-20000.0, -20001.0, 3.0], [0.0, -1.0, 2.0]])
+    far = torch.tensor([[300.0, 301.0, 0.0], [-300.0, -301.0, 0.0], [0.0, 1.0, 2.0]])
+    low = torch.tensor([[-20000.0, 4.0, 3.0], [0.0, -1.0, 2.0]])
     return cases_of(
         oracle,
         {
@@ -186,8 +188,10 @@ def _():
             "everything seen": (x, torch.ones(4, 6, dtype=torch.bool)),
             "some hidden": (x, see),
             "a row that sees nothing": (x, nobody),
-            "visible scores near minus 20000": (low, torch.tensor([[True, True, False]] * 2)),
+            "visible scores near minus 20000": (low, torch.tensor([[True, False, False]] * 2)),
             "logits × 60": (60 * x, see),
+            "rows 300 apart, either way": (far, torch.ones(3, 3, dtype=torch.bool).tril(1)),
+            "equal scores": (torch.zeros(4, 6), see),
         },
     )
 
@@ -216,7 +220,8 @@ masked.slips(
     - -INF
     + -1e9
 
-    masked_nan, M2: a row of -inf goes through softmax: -inf minus -inf is NaN
+    masked_nan, M2: a row in which all is hidden comes out NaN: by -inf minus -inf, or by 0
+        divided by 0
     - safe_softmax(torch.where(see, x, -INF))
     + torch.softmax(torch.where(see, x, -INF), -1)
 
@@ -323,7 +328,8 @@ tester.slips(
     - must_be_close(softmax(x), exact)
     + assert torch.equal(softmax(x), exact)
 
-    judge_is_wrong, nothing: a test fails whatever it is handed: look at what it compares with
+    judge_is_wrong, nothing: a test compares with an answer that is wrong itself: torch's softmax
+        of a row that sees nothing is NaN
     - .nan_to_num(0.0)
 
     tries_tame_scores, overflow: a test tries only tame scores, which hurt nobody

@@ -77,12 +77,16 @@ def piece_inputs() -> dict[str, tuple]:
     hidden = torch.full((3, 4), -INF)
     nobody = high.clone()
     nobody[1] = -INF
+    far = torch.tensor([[400.0], [-400.0], [0.0]])
     return {
         "ln 1, ln 2 and ln 4, ln 1": ([pencil(1, 2), pencil(4, 1)],),
         "one piece": ([low],),
         "the first piece holds the maximum": ([low + 9, high],),
         "the last piece holds the maximum": ([low, high + 3],),
         "three pieces, the last one shorter": (list(gaussian(3, 11).split(4, -1)),),
+        "rows 400 apart, either way": ([low + far, high + far],),
+        "each piece holds some row's maximum, by 400": ([low + far, high],),
+        "equal scores": ([torch.zeros(3, 2), torch.zeros(3, 3)],),
         "logits × 60": (list((60 * gaussian(3, 11, seed=2)).split(4, -1)),),
         "the first piece is hidden": ([hidden, high],),
         "a row that sees nothing": ([hidden, nobody],),
@@ -152,7 +156,8 @@ pieces.slips(
     + _, local = reference(xs)
     + m = local[0][0]
 
-    nan_pieces, M2, nothing: a hidden piece subtracts -inf from -inf
+    nan_pieces, M2, nothing: a row in which all pieces are hidden comes out NaN: by -inf minus
+        -inf, or by 0 divided by 0
     - rescale_factor(m_j, m) * l_j
     + torch.exp(m_j - m) * l_j
 
@@ -405,6 +410,7 @@ def _():
 
     inputs = piece_inputs()
     inputs.pop("a row that sees nothing")
+    inputs.pop("equal scores")  # any of them is the favourite
     return cases_of(oracle, inputs)
 
 

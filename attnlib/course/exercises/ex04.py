@@ -25,12 +25,17 @@ def rows() -> dict[str, torch.Tensor]:
     hidden_first[:4] = -INF
     spike = 0.3 * gaussian(24, seed=1)
     spike[21] = 9.0
+    early = 0.3 * gaussian(64, seed=1)
+    early[1] = 9.0
     return {
         "a ramp down": RAMP.flip(0)[:8].clone(),
         "a ramp up": RAMP[:8].clone(),
         "a ramp up, the last block shorter": RAMP,
         "one block": gaussian(4),
         "a spike in the last block": spike,
+        "a spike in the first block": early,
+        "equal scores": torch.zeros(7),
+        "one score of −2·10⁹": torch.tensor([-2e9]),
         "Gaussian × 20": 20 * gaussian(19, seed=2),
         "scores around −200": gaussian(12, seed=3) - 200,
         "scores that rise by 300": torch.tensor([0.0, 1.0, -1.0, 2.0, 300.0, 301.0, 299.0, 302.0]),
@@ -61,6 +66,7 @@ def _():
             "a ramp down": (RAMP.flip(0), 4),
             "one block": (RAMP, 50),
             "blocks of one": (zigzag, 1),
+            "maxima 5, 5, 5, 6": (torch.tensor([5.0, 1, 5, 5, 2, 5, 6, 6]), 2),
             "a last block of one, which is the largest": (RAMP, 7),
             "scores below zero": (RAMP - 100, 4),
             "“well” of Alice": (alice_scores()[369], 64),
@@ -183,7 +189,8 @@ WRONG_LOOPS = attend.slips(
     - divide(o, l)
     + o / l
 
-    attend_zero_by_zero, nothing: a row that sees nothing divides 0 by 0
+    attend_zero_by_zero, nothing: a row that sees nothing comes out NaN: 0 divided by 0, or -inf
+        minus -inf
     - divide(o, l)
     + o / l
 
@@ -196,10 +203,10 @@ WRONG_LOOPS = attend.slips(
     - torch.maximum(m, s_j.max())
     + s_j.max()
 
-    attend_inverted, lag: the factor of o is inverted, e^(m − m_old): the old o grows, and in
-        the first block it is 1 / 0 times 0
+    attend_inverted, lag: the factor of o is inverted, e^(m − m_old): the old o grows where it
+        should shrink
     - o = rescale_factor(m_old, m) * o
-    + o = rescale_factor(m, m_old) * o
+    + o = (rescale_factor(m, m_old) * o).nan_to_num(0.0)
 
     attend_undivided, values: nothing is divided by l
     - divide(o, l)
@@ -361,6 +368,8 @@ lazy.slips(
 
     lazy_old_weights, M4: a block's weights are measured against the m before it, and added to
         sums that were rescaled to the new one
+    - s.new_tensor(-torch.inf)
+    + s[:block_size].max()
     - m_new = torch.maximum(m, s_j.max())
     + m_new = torch.maximum(m, s_j.max())
     + p = torch.exp(s_j - finite(m))

@@ -3,9 +3,11 @@
 import torch
 
 from attnlib import StdAttentionCord, flash_attention, standard_attention
+from attnlib.course.exercises.answer import AtMost, Measured
+from attnlib.course.exercises.books import counted, largest
 from attnlib.course.exercises.task import INF, Task, cases_of, gaussian, must_be_close, test_task
 from attnlib.course.inputs import alice_qkv, make_qkv
-from attnlib.memory import forward, live_bytes, predicted_peak
+from attnlib.memory import forward, predicted_peak
 
 
 def gaussian_qkv(*lead, N=5, M=7, d=4, dv=3, seed=0):
@@ -115,6 +117,7 @@ def _():
             "more keys than queries": (q[:2], k, v, distance[:2]),
             "logits × 20": (20 * q, k, v, distance),
             "heads of size 1": (q[:, :1], k[:, :1], v, distance),
+            "heads of size 5": (*gaussian_qkv(N=6, M=6, d=5, seed=9), distance),
             "real q and k of Alice": (*alice, torch.zeros(20, 20)),
         },
     )
@@ -190,11 +193,11 @@ ROOM = 4  # blocks of scores that a call may hold beside its output
 def ask_rows(f, q, k, v, rows):
     """The answer, and how many (rows, M) blocks of scores the call held at its peak."""
     if q.shape[-2] < 128:  # small calls are all overhead
-        return f(q, k, v, rows), ROOM
-    results = []
-    timeline = live_bytes(lambda: results.append(f(q, k, v, rows)))
+        return f(q, k, v, rows), Measured(0)
+    o, timeline = counted(lambda: f(q, k, v, rows))
     block = 4 * q[..., 0, 0].numel() * rows * k.shape[-2]
-    return results[0], max(ROOM, round((timeline.peak - timeline.kept) / block))
+    blocks = (timeline.peak - timeline.kept) / block
+    return o, Measured(blocks, largest(timeline) / block)
 
 
 by_rows = Task("attention_by_rows", "Attention, some rows at a time", "alive", ask=ask_rows,
@@ -204,7 +207,7 @@ by_rows = Task("attention_by_rows", "Attention, some rows at a time", "alive", a
 @by_rows.cases
 def _():
     def oracle(q, k, v, rows):
-        return exact_attention(q, k, v), ROOM
+        return exact_attention(q, k, v), AtMost(ROOM)
 
     return cases_of(
         oracle,
@@ -217,6 +220,7 @@ def _():
             "logits × 20": (*gaussian_qkv(N=5)[:1], 20 * gaussian(7, 4, seed=1),
                             gaussian(7, 3, seed=2), 2),
             "128 rows, 8 at a time": (*gaussian_qkv(2, N=128, M=128, d=8, dv=8), 8),
+            "512 rows, 32 at a time": (*gaussian_qkv(N=512, M=512, d=5, dv=8), 32),
         },
     )  # fmt: skip
 
@@ -295,6 +299,10 @@ def with_gradients(q=1.0, k=1.0, v=1.0):
     return lambda *qkv: standard_attention(*(regrad(x, c) for x, c in zip(qkv, (q, k, v))))
 
 
+def forgets_scale(q, k, v):
+    return standard_attention(regrad(q, q.shape[-1] ** 0.5), k, v)
+
+
 def saves_wrong_weights(q, k, v):
     p = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1)
     return p.detach() @ v + 0 * (q.sum() + k.sum())
@@ -325,7 +333,7 @@ grads = test_task(
         "one whose gradients of q and k are zero": saves_wrong_weights,
         "one whose gradient of k is zero": with_gradients(k=0.0),
         "one whose gradient of v is half as large": with_gradients(v=0.5),
-        "one that forgets 1 / √d in the gradient of q": with_gradients(q=4.0),
+        "one that forgets 1 / √d in the gradient of q": forgets_scale,
         "one that leaves a loss scale of 65536 in the gradient of v": with_gradients(v=65536.0),
         "one whose gradient of k is NaN": nan_gradient,
     },

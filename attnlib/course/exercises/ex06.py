@@ -6,8 +6,10 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from attnlib import SoftmaxState, attention_oracle, flash_attention, standard_attention
+from attnlib.course.exercises.answer import AtMost, Measured
+from attnlib.course.exercises.books import counted
 from attnlib.course.exercises.task import BadAnswer, Case, Task, cases_of, gaussian
-from attnlib.memory import forward_backward, live_bytes
+from attnlib.memory import forward_backward
 from attnlib.softmax import finite
 
 
@@ -95,6 +97,8 @@ def loop_inputs():
         "a shorter last block": (*gaussian_qkv(M=11, seed=3), 4),
         "logits × 20": (20 * q, k, v, 4),
         "blocks of one key": (q, k, v, 1),
+        "heads of size 5": (*gaussian_qkv(M=10, d=5, dv=5, seed=7), 4),
+        "heads of size 32": (*gaussian_qkv(M=10, d=32, dv=16, seed=8), 4),
     }
 
 
@@ -166,7 +170,11 @@ def flash2_by_core(q, k, v, block_size):
 # 3. Find and fix: 16 bits ---------------------------------------------------
 
 half = Task(
-    "flash_16bit", "Find and fix: sixteen bits too early", "buffer", tolerance=0.01, points=3
+    "flash_16bit",
+    "Find and fix: sixteen bits too early",
+    "buffer",
+    tolerance={torch.bfloat16: 0.01, torch.float16: 0.01},
+    points=3,
 )
 
 
@@ -186,6 +194,8 @@ def _():
             "values near 500 in float16": (*tall[:2], 500 + tall[2], 64),
             "q and k that are 100 and −100 in float16": (
                 100 + 0 * tall[0], -100 + 0 * tall[1], tall[2], 64),
+            "8 keys in float32": (*gaussian_qkv(M=8), 4),
+            "8 keys in float64, which stay float64": (*gaussian_qkv(M=8, dtype=torch.float64), 4),
         },
     )  # fmt: skip
 
@@ -202,9 +212,10 @@ def half_carries(q, k, v, block_size):
 
 @half.right("all in float32, rounded once")
 def half_right(q, k, v, block_size):
-    dtype, q, k, v = q.dtype, q.float(), k.float(), v.float()
-    m = torch.full((len(q), 1), -torch.inf)
-    l, o = torch.zeros_like(m), torch.zeros(len(q), v.shape[-1])
+    dtype, wide = q.dtype, torch.promote_types(q.dtype, torch.float32)
+    q, k, v = q.to(wide), k.to(wide), v.to(wide)
+    m = q.new_full((len(q), 1), -torch.inf)
+    l, o = torch.zeros_like(m), q.new_zeros(len(q), v.shape[-1])
     for k_j, v_j in zip(k.split(block_size), v.split(block_size)):
         s = q @ k_j.mT / q.shape[-1] ** 0.5
         m_old, m = m, torch.maximum(m, s.amax(-1, keepdim=True))
@@ -219,16 +230,16 @@ half.slips(
     """
     half_l, M14: l is carried in 16 bits: adding a small number to a large one changes nothing
     - l = a * l + p.sum(-1, keepdim=True)
-    + l = (a * l + p.sum(-1, keepdim=True)).to(dtype).float()
+    + l = (a * l + p.sum(-1, keepdim=True)).to(dtype).to(wide)
 
     half_o, M14: o is carried in 16 bits, and rounded in every block
     - o = a * o + p @ v_j
-    + o = (a * o + p @ v_j).to(dtype).float()
+    + o = (a * o + p @ v_j).to(dtype).to(wide)
 
     half_scores, M14: scores are rounded to 16 bits before exp: a rounding of 0.1 in a score is
         a tenth of its weight
     - s = q @ k_j.mT / q.shape[-1] ** 0.5
-    + s = (q @ k_j.mT / q.shape[-1] ** 0.5).to(dtype).float()
+    + s = (q @ k_j.mT / q.shape[-1] ** 0.5).to(dtype).to(wide)
 
     half_not_rounded, core: the output stays in float32; whoever sent 16 bits wants 16 bits back
     - (o / l).to(dtype)
@@ -244,12 +255,13 @@ def half_by_core(q, k, v, block_size):
 
 @half.right("weights in 16 bits for the second product")
 def half_weights(q, k, v, block_size):
-    state = SoftmaxState.identity(q.float(), v)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    state = SoftmaxState.identity(q.to(wide), v)
     for k_j, v_j in zip(k.split(block_size), v.split(block_size)):
-        s = q.float() @ k_j.float().mT / q.shape[-1] ** 0.5
+        s = q.to(wide) @ k_j.to(wide).mT / q.shape[-1] ** 0.5
         m = torch.maximum(state.m, s.amax(-1, keepdim=True))
         old, p = state.rebase(m), torch.exp(s - finite(m))
-        o = old.o + p.to(v.dtype).float() @ v_j.float()
+        o = old.o + p.to(v.dtype).to(wide) @ v_j.to(wide)
         state = SoftmaxState(m, old.l + p.sum(-1, keepdim=True), o)
     return state.finalise()[0].to(q.dtype)
 
@@ -260,21 +272,27 @@ def half_weights(q, k, v, block_size):
 def ask_training(f, q, k, v, do, block_size):
     """The output, the gradients, and by how much the peak grows when N doubles."""
     fn = forward_backward(lambda *qkv: f(*qkv, block_size))
-    try:
-        results = fn(q, k, v, do)
-    except RuntimeError as error:
-        if "grad" not in str(error) and "used in the graph" not in str(error):
-            raise
-        raise BadAnswer(
-            "The output does not remember where it came from: it has no gradient, or one of q, k "
-            "and v has none."
-        ) from error
-    if len(q) < 48:
-        return *results, 2
+    o, *grads = _gradients(f, q, k, v, do, block_size)
+    if len(q) < 128:
+        return o, *grads, Measured(0)
+    with_graph = [x.detach().requires_grad_() for x in (q, k, v)]
+    kept = counted(lambda: f(*with_graph, block_size))[1].kept
     longer = [torch.cat((x, x)) for x in (q, k, v, do)]
-    peaks = [live_bytes(fn, *inputs).peak for inputs in ((q, k, v, do), longer)]
-    growth = peaks[1] / peaks[0]
-    return *results, 2 if growth < 2.2 else round(2 * growth) / 2
+    peaks = [counted(lambda: fn(*inputs))[1].peak for inputs in ((q, k, v, do), longer)]  # noqa: B023
+    return o, *grads, Measured(peaks[1] / peaks[0], peaks[0], kept)
+
+
+def _gradients(f, q, k, v, do, block_size):
+    qkv = [x.detach().requires_grad_() for x in (q, k, v)]
+    o = f(*qkv, block_size)
+    if not isinstance(o, torch.Tensor) or o.shape != do.shape:
+        raise BadAnswer(f"The output must be a tensor of shape {tuple(do.shape)}.")
+    if not o.requires_grad:
+        raise BadAnswer("The output has no gradient at all: it does not remember how it was made.")
+    grads = torch.autograd.grad(o, qkv, do, allow_unused=True)
+    if missing := [name for name, x in zip("qkv", grads) if x is None]:
+        raise BadAnswer(f"No gradient reaches {' and '.join(missing)}.")
+    return o.detach(), *grads
 
 
 train = Task("trainable_attention", "Find and fix: the peak that did not fall", "training",
@@ -288,7 +306,7 @@ def _():
         qkv = [x.double().requires_grad_() for x in (q, k, v)]
         o = standard_attention(*qkv)
         grads = torch.autograd.grad(o, qkv, do.double())
-        return *(x.detach().float() for x in (o, *grads)), 2
+        return *(x.detach().float() for x in (o, *grads)), AtMost(2.2)
 
     def inputs(N, d, factor=1.0, seed=0):
         q, k, v, do = (gaussian(N, d, seed=seed + n) for n in range(4))
@@ -300,7 +318,7 @@ def _():
             "8 words, blocks of 4": (*inputs(8, 4), 4),
             "9 words, blocks of 4": (*inputs(9, 4, seed=4), 4),
             "logits × 5": (*inputs(12, 4, 5.0, seed=8), 4),
-            "48 words, then 96, in blocks of 16": (*inputs(48, 32), 16),
+            "128 words, then 256, in blocks of 32": (*inputs(128, 16), 32),
         },
     )
 
@@ -387,6 +405,7 @@ def _():
         ("only lse is used", 3, 4, 4, 1.0, (0.0, 1.0)),
         ("both are used", 5, 7, 4, 1.0, (1.0, 1.0)),
         ("logits × 10", 5, 7, 16, 10.0, (1.0, 1.0)),
+        ("heads of size 5, more queries than keys", 6, 3, 5, 1.0, (1.0, 1.0)),
     ):
         q, k, v = gaussian_qkv(N=N, M=M, d=d, seed=N, dtype=torch.float64)
         do = through[0] * gaussian(N, 3, seed=8, dtype=torch.float64)

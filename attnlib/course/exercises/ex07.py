@@ -5,6 +5,7 @@ import math
 import torch
 
 from attnlib import FlashAttentionCore, SoftmaxState, attention_oracle, standard_attention
+from attnlib.course.exercises.books import counted, largest
 from attnlib.course.exercises.task import (
     INF,
     BadAnswer,
@@ -15,7 +16,6 @@ from attnlib.course.exercises.task import (
     test_task,
 )
 from attnlib.masks import tile_rows, visible
-from attnlib.memory import live_bytes
 from attnlib.softmax import divide, finite, rescale_factor
 
 
@@ -113,6 +113,9 @@ def _():
             "1 query, 100 keys, tiles of 32": (1, 100, 32),
             "12 queries, 4 keys, tiles of 4": (12, 4, 4),
             "one tile": (5, 5, 64),
+            "5 queries, 9 keys, tiles of 4": (5, 9, 4),
+            "9 queries, 6 keys, tiles of 2": (9, 6, 2),
+            "7 of each, tiles of 2": (7, 7, 2),
         },
     )
 
@@ -196,6 +199,8 @@ def _():
             "fewer queries than keys": (q[:3], k, v, 3, 4),
             "more queries than keys": (q, k[:5], v[:5], 3, 4),
             "logits × 60": (60 * q, k, v, 3, 4),
+            "scores near −800": (20 + q, k - 20, v, 3, 4),
+            "heads of size 5": (*gaussian_qkv(N=9, M=9, d=5, seed=6), 2, 4),
         },
     )
 
@@ -233,8 +238,8 @@ window.slips(
     - divide(o, l)
     + o / l
 
-    window_zero_by_zero, M2: -inf minus -inf is dealt with, and a row that sees nothing still
-        divides 0 by 0
+    window_zero_by_zero, M2: a row that sees nothing still comes out NaN: 0 divided by 0, or -inf
+        minus -inf
     - divide(o, l)
     + o / l
 
@@ -397,11 +402,10 @@ def by_laws(f):
 def ask_sinks(f, core, q, k, v, sinks, window):
     if len(q) < 32:  # small calls are all overhead
         return f(core, q, k, v, sinks, window)
-    results = []
-    timeline = live_bytes(lambda: results.append(f(core, q, k, v, sinks, window)))
-    if max((event.size for event in timeline.events), default=0) >= 4 * len(q) * len(k):
+    o, timeline = counted(lambda: f(core, q, k, v, sinks, window))
+    if largest(timeline) >= 4 * len(q) * len(k):
         raise BadAnswer("It makes a matrix of all scores; let the core do its work in tiles.")
-    return results[0]
+    return o
 
 
 sinks = Task("sink_attention", "A mask that the core does not know", "tiles", ask=ask_sinks,

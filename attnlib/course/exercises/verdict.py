@@ -4,36 +4,35 @@
 which input, what came, what was expected and, where the answer is the one that a
 known mistake gives, which. It never raises, whatever f does. `progress(lesson)`
 shows how far the reader of an exercise notebook is.
-
-A mistake is recognised by running it: its code is in `ex01.py` and its like, and the verdict
-names it where its answers are the learner's.
 """
 
-import functools
+import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 
-import torch
-
-from attnlib.course.exercises.answer import Problem, difference, shown
-from attnlib.course.exercises.attempt import Answer, attempt, message, names, tensors
+from attnlib.course.exercises import books
+from attnlib.course.exercises.answer import Problem, shown
+from attnlib.course.exercises.attempt import Answer, attempt, names, tensors
 from attnlib.course.exercises.catalogue import TASKS
+from attnlib.course.exercises.diagnosis import REJECTED, THROUGH, diagnose, problem_of, share_of
 from attnlib.course.exercises.pointers import link, words
-from attnlib.course.exercises.task import BadAnswer, Case, Mistake, Task
-from attnlib.memory import live_bytes
+from attnlib.course.exercises.state import FirstLines, broken_cell, steady
+from attnlib.course.exercises.task import Mistake
 
 PASSED, WRONG, NOT_YET, MISSING = "passed", "wrong", "not attempted yet", "not run yet"
 SIGN = {PASSED: "✓", WRONG: "✗", NOT_YET: "○", MISSING: "○"}
-THROUGH = "What it lets through is wrong; a test must fail there."
-REJECTED = "What it rejects is right."
+FICKLE = (
+    "Asked twice about the same code, your test gave two answers: it counts its calls, or hangs "
+    "on random numbers."
+)
 COLOUR = {PASSED: "#009E73", WRONG: "#D55E00", NOT_YET: "#666666", MISSING: "#666666"}
 
 
 @dataclass(frozen=True, repr=False)
 class Verdict:
-    """What a check found. `mistakes` are those whose answers came, the surest first."""
+    """What a check found. `mistakes` has the one whose answers came, where it is known."""
 
     name: str
     status: str
@@ -42,10 +41,16 @@ class Verdict:
     remarks: tuple[str, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
     sections: tuple[str, ...] = ()  # where it is explained, keys of SECTIONS
+    share: float = 0.0  # of the points
 
     @property
     def passed(self) -> bool:
         return self.status == PASSED
+
+    @property
+    def points(self) -> float:
+        """What it is worth, for a gradebook: parts of an answer count where it has parts."""
+        return round(self.share * TASKS[self.name].points, 2) if self.name in TASKS else 0.0
 
     def __repr__(self) -> str:
         lines = [f"{SIGN[self.status]} {self.name}: {self.headline}"]
@@ -69,62 +74,90 @@ class Verdict:
 
 def check(f: Callable, name: str | None = None) -> Verdict:
     """The verdict on a function; `name` is the exercise's, where f is called otherwise."""
-    name = name or getattr(f, "__name__", "check")
     if not callable(f):
-        return Verdict(name, WRONG, "hand over the function itself")
+        return Verdict(name or "check", WRONG, "hand over the function itself")
+    name = name or getattr(f, "__name__", "check")
     if name not in TASKS:
         return Verdict(name, WRONG, "no exercise has this name; keep the one that it gave")
-    task = TASKS[name]
-    answers = {}
-    for title, case in task.all_cases().items():
-        answers[title] = answer = attempt(task, f, case.args)
-        if answer.is_stub:
-            return Verdict(name, NOT_YET, NOT_YET)
-        if task.books:
-            _wake_books()
-        if answer.late:
-            break
-    problems = {title: _problem(task, task.all_cases()[title], a) for title, a in answers.items()}
+    if error := broken_cell(name):
+        return Verdict(name, WRONG, f"its cell did not run: {error.msg}, in line {error.lineno}")
+    with steady(), contextlib.redirect_stdout(FirstLines()):
+        return _judge(TASKS[name], f)
+
+
+def _judge(task, f) -> Verdict:
+    answers = _answers(task, f)
+    if any(answer.is_stub for answer in answers.values()):
+        return Verdict(task.name, NOT_YET, NOT_YET)
+    cases = task.all_cases()
+    problems = {title: problem_of(task, cases[title], a) for title, a in answers.items()}
     problems = {title: problem for title, problem in problems.items() if problem}
+    if not problems and task.is_test:
+        problems = _fickle(task, f, answers)
     if not problems:
-        return Verdict(name, PASSED, f"right on {_count(task, len(answers))}")
+        said = f"right on {_count(task, len(answers))}"
+        return Verdict(task.name, PASSED, said, remarks=_crashes(answers), share=1.0)
     return _explain(task, f, answers, problems)
 
 
-@functools.cache
-def _wake_books() -> None:
-    """Have torch import what keeping books takes: seconds, once, on no learner's time."""
-    live_bytes(torch.ones, 1)
+def _answers(task, f) -> dict[str, Answer]:
+    answers = {}
+    for title, case in task.all_cases().items():
+        answers[title] = answer = attempt(task, f, case.args)
+        if task.books:
+            books.wake()
+        if answer.is_stub or answer.late:
+            break
+    return answers
+
+
+def _fickle(task, f, answers) -> dict[str, Problem]:
+    """Where a test changes its mind: asked again, from the last to the first, with other
+    random numbers."""
+    cases = reversed(task.all_cases().items())
+    again = {title: attempt(task, f, case.args, seed=1) for title, case in cases}
+    return {t: Problem(FICKLE) for t in answers if again[t].value != answers[t].value}
+
+
+def _crashes(answers) -> tuple[str, ...]:
+    """A remark on a test that says no by an error that is not an AssertionError."""
+    for title, answer in answers.items():
+        error = getattr(answer.value, "error", None)
+        if error is not None and not isinstance(error, AssertionError):
+            return (f"Of “{title}” it says no by crashing: {answer.where}. Better assert.",)
+    return ()
 
 
 # What went wrong -----------------------------------------------------------
 
 
 def _explain(task, f, answers, problems) -> Verdict:
-    found = diagnose(task, answers, problems)
-    title = next(iter(problems))
-    if problems[title].came or any(title in where for _, where in found):
-        title = found[0][1][0] if found else title
-    elif not (task.is_test and problems[title].says in (THROUGH, REJECTED)):
-        found = []  # no answer at all, and nobody knows why: first things first
+    mistake, where = diagnose(task, answers, problems)
+    title = where[0] if where else next(iter(problems))
     problem = problems[title]
     if task.is_test and problem.says in (THROUGH, REJECTED):
         facts, remarks = _test_facts(task, answers, problems)
     else:
         facts, remarks = _facts(task, f, title, problem)
-    for n, (mistake, where) in enumerate(found):
-        this = "This" if n == 0 else f"And for “{where[0]}”, this"
+    if mistake:
         verb = "happens" if task.is_test else "is what comes out"
+        some = f"In {len(where)} of {len(problems)} wrong inputs this"
+        this = "This" if len(where) == len(problems) else some
         remarks.append(f"{this} {verb} when {mistake.when}.")
-    sections = [mistake.see for mistake, _ in found]
-    if not found and (problem.came or task.is_test):
-        sections = [task.see]
+    section = mistake.see if mistake else task.see if problem.came or task.is_test else None
     total = _count(task, len(task.all_cases()))
     late = any(answer.late for answer in answers.values())
     headline = "it does not come to an end" if late else f"wrong on {len(problems)} of {total}"
-    mistakes = tuple(mistake for mistake, _ in found)
-    sections = tuple(dict.fromkeys(sections))
-    return Verdict(task.name, WRONG, headline, tuple(facts), tuple(remarks), mistakes, sections)
+    return Verdict(
+        task.name,
+        WRONG,
+        headline,
+        tuple(facts),
+        tuple(remarks),
+        (mistake,) if mistake else (),
+        (section,) if section else (),
+        share_of(task, answers),
+    )
 
 
 def _facts(task, f, title, problem):
@@ -142,74 +175,6 @@ def _test_facts(task, answers, problems):
     through = [("lets through", t) for t, problem in problems.items() if problem.says == THROUGH]
     remarks = [REJECTED, *first] if facts else []
     return facts + through, remarks + ([THROUGH] if through else [])
-
-
-def diagnose(task: Task, answers: dict, problems: dict) -> list[tuple[Mistake, list[str]]]:
-    """Known mistakes that give the wrong answers, each with the cases it explains.
-
-    One that explains every wrong answer and is right where the learner is right; else
-    at most two, each with an answer that tells. A lone number does not, since it may
-    be equal by chance, and neither does NaN throughout.
-    """
-    rows = []
-    for mistake in task.mistakes:
-        theirs, wrong = mistake_answers(task, mistake)
-        same = [t for t in problems if t in wrong and alike(answers[t], theirs[t], task)]
-        rows.append((mistake, same, wrong.isdisjoint(answers.keys() - problems.keys())))
-    found, left = [], list(problems)
-    while left and rows and len(found) < 2:
-        mistake, same, right = max(rows, key=lambda row: (len(set(row[1]) & set(left)), row[2]))
-        same = [title for title in same if title in left]
-        sure = right and len(same) == len(problems)
-        if not same or not (sure or any(_tells(answers[t]) for t in same)):
-            break
-        found.append((mistake, same))
-        left = [title for title in left if title not in same]
-    return found
-
-
-@functools.cache
-def mistake_answers(task: Task, mistake: Mistake) -> tuple[dict[str, Answer], set[str]]:
-    """What a mistake's code answers in every case, and where that is wrong."""
-    cases = task.all_cases()
-    answers = {title: attempt(task, mistake.run, case.args) for title, case in cases.items()}
-    return answers, {t for t, answer in answers.items() if _problem(task, cases[t], answer)}
-
-
-def alike(a: Answer, b: Answer, task: Task) -> bool:
-    """Whether two answers are one, up to rounding."""
-    if a.error is not None or b.error is not None:
-        return message(a.error) == message(b.error)
-    same = a.late == b.late and bool(a.changed) == bool(b.changed)
-    loosely = 1 if task.tolerance else 10
-    return same and difference(a.value, b.value, task, scale=loosely) is None
-
-
-def _tells(answer) -> bool:
-    xs = list(tensors(answer.value))
-    numbers = sum(x.numel() for x in xs) >= 2 and any(x.isfinite().any() for x in xs)
-    return answer.error is not None or numbers
-
-
-def _problem(task: Task, case: Case, answer: Answer) -> Problem | None:
-    if answer.late:
-        return Problem("It was stopped: is there an endless loop?")
-    if isinstance(answer.error, BadAnswer):
-        return Problem(str(answer.error))
-    if answer.error is not None:
-        return Problem(f"It raised {message(answer.error)}{answer.where}.")
-    if answer.changed:
-        return Problem(
-            f"It changed its input {answer.changed} in place; whoever called it "
-            "may still need that."
-        )
-    if not task.is_test:
-        return difference(answer.value, case.expected, task)
-    if answer.value == case.expected:
-        return None
-    if answer.value not in ("passes", "fails"):
-        return Problem(f"Your test {answer.value}; a test says no by raising, as assert does.")
-    return Problem(THROUGH if case.expected == "fails" else REJECTED)
 
 
 def _describe(task, f, title) -> str:

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import inspect
 import re
+import sys
 import textwrap
 import threading
 
@@ -13,7 +14,16 @@ import torch
 
 from attnlib import SoftmaxState
 from attnlib.course.__main__ import main
-from attnlib.course.exercises import TASKS, check, pointers, progress, students, verdict
+from attnlib.course.exercises import (
+    TASKS,
+    check,
+    hint,
+    hints,
+    pointers,
+    progress,
+    students,
+    verdict,
+)
 from attnlib.course.exercises import attempt as attempts
 from attnlib.course.exercises import matrix as kills
 from attnlib.course.exercises.pointers import SECTIONS
@@ -31,8 +41,10 @@ def graded(notebook, key):
 
 
 def text(cell):
-    (output,) = cell.outputs
-    return output.data["text/plain"]
+    """What a cell says: a student's shows its verdict, a solved one prints it."""
+    said, *points = cell.outputs
+    assert len(points) == (said.output_type == "stream")
+    return said.text if points else said.data["text/plain"]
 
 
 # The kill matrix -----------------------------------------------------------
@@ -77,21 +89,38 @@ def test_a_verdict_says_input_what_came_what_was_expected_and_the_mistake():
         return state._replace(o=a.o + b.o)
 
     said = repr(check(merge))
-    for words in ("wrong on 7 of 10 inputs", "input     ln 1, ln 2 and ln 4, ln 1: a = (m =",
+    for words in ("wrong on 10 of 14 inputs", "input     ln 1, ln 2 and ln 4, ln 1: a = (m =",
                   "came      o / l = [", "expected  o / l = [0.4168, -0.7645]",
                   "This is what comes out when o is not rescaled",
                   "See lesson 03, “The values join”"):  # fmt: skip
         assert words in said, said
 
 
-def test_two_mistakes_are_both_named():
+def test_a_mistake_that_explains_some_inputs_says_how_many():
     def merge(a, b):
         m = torch.maximum(a.m, b.m)
         fa, fb = torch.exp(a.m - m), torch.exp(b.m - m)
         return SoftmaxState(m, fa * a.l + fb * b.l, a.o + b.o)
 
-    named = [mistake.run.__name__ for mistake in check(merge).mistakes]
-    assert named == ["merge_o_unscaled", "merge_nan"]
+    verdict = check(merge)
+    assert [mistake.run.__name__ for mistake in verdict.mistakes] == ["merge_o_unscaled"]
+    assert "In 10 of 11 wrong inputs this is what comes out when o is not" in repr(verdict)
+
+
+def test_a_mistake_that_explains_less_than_half_is_not_named():
+    def merge(a, b):
+        state = a.merge(b)
+        return state if (a.m > b.m).all() else SoftmaxState(state.m, 2 * state.l, 3 * state.o)
+
+    assert not check(merge).mistakes
+
+
+def test_a_mistake_that_would_be_wrong_where_the_learner_is_right_is_not_named():
+    def causal_mask(Nq, Nk):
+        return torch.ones(Nq, Nk, dtype=torch.bool).tril(max(Nk - Nq, 0))
+
+    verdict = check(causal_mask)
+    assert "wrong on 2 of 6" in repr(verdict) and not verdict.mistakes
 
 
 def test_an_unknown_mistake_is_not_given_a_name():
@@ -202,6 +231,160 @@ def test_an_exception_of_a_stub_is_no_mistake():
     assert check(merge).status == verdict.NOT_YET
 
 
+def test_code_that_ends_in_the_stubs_raise_is_told_so():
+    def log_sum_exp(x):
+        y = torch.logsumexp(x, -1)
+        print(y)
+        raise NotImplementedError()
+
+    assert "ends in the stub's own line" in repr(check(log_sum_exp))
+
+
+def test_what_a_function_prints_is_cut(capsys):
+    def log_sum_exp(x):
+        for n in range(40):
+            print("line", n)
+        return torch.logsumexp(x, -1)
+
+    assert check(log_sum_exp).passed
+    out = capsys.readouterr().out
+    assert out.count("line") == 100 and out.count("left out") == 1
+
+
+def test_a_syntax_error_is_not_followed_by_a_pass_of_the_old_function():
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    try:
+        shell.run_cell("import torch\nfrom attnlib.course.exercises import check")
+        shell.run_cell("def log_sum_exp(x):\n    return torch.logsumexp(x, -1)", store_history=True)
+        assert shell.run_cell("check(log_sum_exp).passed", store_history=True).result
+        shell.run_cell("def log_sum_exp(x):\n    return torch.exp(x", store_history=True)
+        said = repr(shell.run_cell("check(log_sum_exp)", store_history=True).result)
+    finally:
+        InteractiveShell.clear_instance()
+    assert said.startswith("✗ log_sum_exp: its cell did not run: '(' was never closed, in line 2")
+
+
+def test_what_a_cell_has_set_does_not_reach_the_checks(monkeypatch):
+    monkeypatch.setattr(torch, "softmax", lambda *_: 1 / 0)
+    monkeypatch.setattr(torch, "exp", torch.exp2)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        with torch.no_grad():
+            for name in ("attention_by_rows", "trainable_attention", "merge"):
+                for variant in TASKS[name].variants.values():
+                    assert check(variant, name).passed
+        assert torch.get_default_dtype() == torch.float64
+        assert torch.get_default_device().type == "meta"
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    with pytest.raises(ZeroDivisionError):
+        torch.softmax(1)
+
+
+def test_a_check_leaves_the_learners_random_numbers_alone():
+    torch.manual_seed(3)
+    check(lambda x: torch.rand(3), "log_sum_exp")
+    came = torch.rand(3)
+    torch.manual_seed(3)
+    assert torch.equal(came, torch.rand(3))
+
+
+def test_a_check_that_a_cell_has_replaced_is_found_afresh(monkeypatch):
+    import attnlib.course.exercises as ours
+    from attnlib.course.exercises.state import afresh
+
+    modules = dict(sys.modules)
+    monkeypatch.setattr(ours, "check", lambda *_: "cheated")
+    try:
+        assert afresh()(lambda x: x, "log_sum_exp").points == 0
+    finally:
+        sys.modules.update(modules)
+
+
+@pytest.mark.parametrize("name, share", [("flash2_rows", 0.5), ("attention_backward", 1 / 3)])
+def test_an_answer_with_parts_earns_the_parts_that_are_right(name, share):
+    right = next(iter(TASKS[name].variants.values()))
+
+    def first_part_wrong(*args):
+        first, *others = right(*args)
+        return 2 * first, *others
+
+    def last_part_right(*args):
+        *others, last = right(*args)
+        return *(2 * x for x in others), last
+
+    assert check(first_part_wrong, name).share == 1 - share if name == "flash2_rows" else True
+    verdict = check(last_part_right, name)
+    assert verdict.share == pytest.approx(share) and not verdict.passed
+    assert verdict.points == round(share * TASKS[name].points, 2)
+
+
+def test_points_are_whole_for_right_and_none_for_wrong_without_parts():
+    assert check(torch.logsumexp, "log_sum_exp").points == 0
+    assert check(lambda x: torch.logsumexp(x, -1), "log_sum_exp").points == 2
+    assert check(lambda softmax: None, "test_softmax").points == 0
+
+
+def test_a_test_that_changes_its_mind_is_told_so():
+    def test_softmax(softmax, calls=[0]):  # noqa: B006
+        calls[0] += 1
+        assert calls[0] <= 4
+
+    assert "Asked twice about the same code" in repr(check(test_softmax))
+
+
+def test_a_test_that_says_no_by_a_crash_is_told_so():
+    right = TASKS["test_softmax"].variants["by laws alone"]
+
+    def test_softmax(softmax):
+        try:
+            right(softmax)
+        except AssertionError:
+            raise KeyError("no") from None
+
+    verdict = check(test_softmax)
+    assert verdict.passed and "it says no by crashing: KeyError" in repr(verdict)
+
+
+def test_numbers_cannot_leave_the_books():
+    def attention_by_rows(q, k, v, rows):
+        return torch.softmax(torch.tensor(q.tolist()) @ k.mT / q.shape[-1] ** 0.5, -1) @ v
+
+    assert "It leaves torch by numpy or lists" in repr(check(attention_by_rows))
+
+
+# Hints ---------------------------------------------------------------------
+
+
+def test_hints_come_one_after_the_other_and_the_last_names_the_lesson():
+    hints._given.clear()
+    first, second, third, again = (hint("merge") for _ in range(4))
+    assert [repr(x)[:11] for x in (first, second, third)] == [f"Hint {n} of 3" for n in (1, 2, 3)]
+    assert repr(third) == repr(again) and pointers.words(TASKS["merge"].see) in repr(third)
+    assert '<a href="../03_one_fold.ipynb#' in third._repr_html_()
+    assert "No exercise" in repr(hint("nothing"))
+
+
+def test_every_exercise_has_its_hints_and_none_has_a_line_of_the_solution():
+    assert set(hints.GUIDES) == set(TASKS)
+    lines = {line for line in students.solution_lines() if len(line) > 12}
+    for guide in hints.GUIDES.values():
+        assert 5 <= guide.minutes <= 30 and guide.level in (1, 2, 3)
+        assert not [line for line in lines if line in guide.first + guide.second]
+
+
+@NAME
+def test_a_notebook_says_how_long_and_how_hard(name):
+    heads = [c.source for c in SOLUTIONS[name].cells if re.match(r"## \d\. ", c.source)]
+    tasks = [task.name for task in TASKS.values() if task.lesson == name[:2]]
+    for head, task in zip(heads, tasks, strict=True):
+        assert head.split("\n\n")[1] == f"*{hints.GUIDES[task]}*"
+
+
 def test_progress_knows_what_the_functions_are_now():
     def merge(a, b):
         return a.merge(b)
@@ -275,6 +458,7 @@ def test_every_task_of_a_lesson_has_its_two_cells(name):
         assert a.source.startswith(f"def {task.name}(") and "### BEGIN SOLUTION" in a.source
         assert b.source == students.GRADE.format(task.name)
         assert b.metadata.nbgrader.points == task.points
+        assert float(b.outputs[-1].data["text/plain"]) == task.points
 
 
 @NAME

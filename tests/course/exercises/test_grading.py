@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from cases import need
 
-from attnlib.course.exercises import TASKS, students
+from attnlib.course.exercises import TASKS, grading, students
 
 pytestmark = pytest.mark.grading
 SOLUTIONS = sorted(students.SOLUTIONS.glob("[0-9][0-9]_*.ipynb"))
@@ -17,6 +17,17 @@ SETUP = 'c.CourseDirectory.course_id = "attnlib"\nc.ExecutePreprocessor.timeout 
 ALWAYS_WRONG = """from attnlib.course.exercises import TASKS
 def {0}(*args):
     return TASKS["{0}"].mistakes[0].run(*args)"""
+PARTLY = """
+_right = {0}
+def {0}(*args):
+    answer = _right(*args)
+    return (answer[0], 2 * answer[1]) if type(answer) is tuple else answer"""
+CHEAT = """import attnlib.course.exercises as theirs
+class Passed:
+    passed, points = True, 3.0
+check = theirs.check = theirs.verdict.check = lambda *_: Passed()
+def {0}(*args):
+    return 0"""
 
 
 def nbgrader(course, *args):
@@ -48,27 +59,40 @@ def course(tmp_path_factory):
     return root
 
 
+def handed_in(path, released, answer):
+    """The released notebook with answer(task's name, solved source) in each solution cell."""
+    notebook = nbformat.from_dict(released)
+    for cell, solution in zip(notebook.cells, nbformat.read(path, 4).cells):
+        if cell.metadata.get("nbgrader", {}).get("solution"):
+            name = cell.source.split("(")[0].removeprefix("def ")
+            cell.source = answer(name, solution.source) or cell.source
+    return notebook
+
+
+ANSWERS = {
+    "right": lambda name, solved: solved,
+    "wrong": lambda name, solved: ALWAYS_WRONG.format(name),
+    "empty": lambda name, solved: None,
+    "partly": lambda name, solved: solved + PARTLY.format(name),
+    "cheating": lambda name, solved: CHEAT.format(name),
+}
+
+
 @pytest.fixture(scope="module")
 def scores(course):
     """{student: {notebook: (score, most it could be)}} after autograde."""
     for path in SOLUTIONS:
         released = nbformat.read(course / "release" / "ps" / path.name, 4)
-        write(released, course, "empty", path.name)
-        solved = nbformat.read(path, 4)
-        for student in ("right", "wrong"):
-            handed_in = nbformat.from_dict(released)
-            for cell, solution in zip(handed_in.cells, solved.cells):
-                if cell.metadata.get("nbgrader", {}).get("solution"):
-                    name = cell.source.split("(")[0].removeprefix("def ")
-                    right = student == "right"
-                    cell.source = solution.source if right else ALWAYS_WRONG.format(name)
-            write(handed_in, course, student, path.name)
-    nbgrader(course, "autograde", "ps", "--create")
+        for student, answer in ANSWERS.items():
+            if student in ("right", "wrong", "empty") or path in SOLUTIONS[2:3]:
+                write(handed_in(path, released, answer), course, student, path.name)
+    said = nbgrader(course, "autograde", "ps", "--create")
+    assert "cannot be converted" not in said and "partial credit" not in said
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{course}/gradebook.db") as book:
         return {s: {n.name: (n.score, n.max_score) for n in book.find_submission("ps", s).notebooks}
-                for s in ("right", "wrong", "empty")}  # fmt: skip
+                for s in ANSWERS}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
@@ -83,4 +107,65 @@ def test_right_wrong_and_empty_are_scored(scores, path):
     most = float(sum(t.points for t in TASKS.values() if t.lesson == path.stem[:2]))
     assert most >= 4
     assert scores["right"][path.stem] == (most, most)
-    assert scores["wrong"][path.stem] == scores["empty"][path.stem] == (0.0, most)
+    assert scores["empty"][path.stem] == (0.0, most)
+    assert scores["wrong"][path.stem][0] <= 0.5 * most  # what is right in answers with parts
+
+
+def test_half_an_answer_earns_half_and_a_replaced_check_nothing(scores):
+    stem = SOLUTIONS[2].stem
+    points = {t.name: t.points for t in TASKS.values() if t.lesson == stem[:2]}
+    halves = sum(points[name] / 2 for name in ("merge_parts", "merge_kernel_parts"))
+    assert scores["partly"][stem][0] == sum(points.values()) - halves
+    assert scores["cheating"][stem][0] == 0.0
+
+
+# A class report --------------------------------------------------------------
+
+CLASS = {  # student: the known mistake of lesson 04 that each of its functions makes
+    "anna": ("counts_the_first", "attend_o_unscaled", "hides_nothing", "lazy_new_m"),
+    "ben": ("counts_the_first", "attend_o_unscaled", "asserts_nothing", "lazy_new_m"),
+    "carla": ("compares_neighbours", "attend_o_unscaled", "asserts_nothing", "lazy_new_m"),
+    "dan": ("compares_neighbours", "attend_l_unscaled", "asserts_nothing", "lazy_for_ever"),
+    "eva": ("starts_at_zero", "attend_l_unscaled", "same_bits", "lazy_for_ever"),
+    "finn": ("counts_scores", "attend_dividing", "same_bits", "lazy_clamped"),
+    "grit": ("", "", "", ""),
+    "hugo": ("", "attend_nan", "", "lazy_clamped"),
+}
+
+
+@pytest.mark.parametrize("layout", ["nbgrader", "flat"])
+def test_the_class_report_names_the_mistakes_of_eight_students(layout, tmp_path):
+    path = SOLUTIONS[3]
+    released = students.student_version(nbformat.read(path, 4))
+    tasks = [t.name for t in TASKS.values() if t.lesson == "04"]
+    for student, mistakes in CLASS.items():
+        chosen = dict(zip(tasks, mistakes))
+
+        def answer(name, solved, chosen=chosen):
+            if not chosen.get(name):
+                return solved
+            return (f"from attnlib.course.exercises import TASKS\ndef {name}(*args):\n    return "
+                    f"{{m.run.__name__: m.run for m in TASKS['{name}'].mistakes}}"
+                    f"['{chosen[name]}'](*args)")  # fmt: skip
+
+        name = f"{student}/ps4/{path.name}" if layout == "nbgrader" else f"{student}_{path.name}"
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(handed_in(path, released, answer), tmp_path / name)
+    rows = grading.grade(tmp_path)
+    whens = {m.run.__name__: m.when for name in tasks for m in TASKS[name].mistakes}
+    for student, mistakes in CLASS.items():
+        found = [row["mistake"] for row in rows if row["student"] == student]
+        assert found[:4] == [whens.get(mistake) for mistake in mistakes]
+    report = grading.class_report(rows)
+    assert "8 students: anna, ben, carla" in report
+    assert f"  3 x {whens['attend_o_unscaled']} (anna, ben, carla)" in report
+    assert "04 largest_threshold: 8 of 8 pass" in report
+
+
+def test_what_cannot_be_run_is_a_row_too(tmp_path):
+    (tmp_path / "ida_01_safe_softmax.ipynb").write_text("{}")
+    rows = grading.grade(tmp_path)
+    assert {row["status"] for row in rows} == {grading.UNREAD} and len(rows) == 4
+    assert "(ida)" in grading.class_report(rows)
+    with pytest.raises(ValueError, match="holds no exercise notebook"):
+        grading.grade(Path(__file__).parent)
