@@ -91,7 +91,7 @@ def flash_forward(q, k, v, mask: Mask, block_size: int, return_lse: bool):
             p = s.sub_(m_new).exp2_()  # (B, bq, bk)
             a = m.sub_(m_new).exp2_()  # (B, bq, 1)
             l.mul_(a).add_(p.sum(-1, keepdim=True))
-            add_product(o_i.mul_(a), p, stack(v[j]))
+            add_product(o_i.mul_(a), p, stack(mask_i.without_padding(v[j], tile.cols)))
             m = m_new
         # Only a row that saw no key has l = 0; its answer is 0, whatever v holds.
         out.copy_(o_i.div_(l).masked_fill_(l == 0, 0))
@@ -114,17 +114,19 @@ def flash_backward(q, k, v, o, lse, do, dlse, mask: Mask, block_size: int):
         q_i, o_i, lse_i, do_i, dlse_i, dq_i = (stack(x[i]) for x in (q, o, lse, do, dlse, dq))
         # A row that saw no key is a constant, whatever comes back; lse = inf makes its p 0.
         empty = lse_i == -math.inf  # (B, bq, 1)
-        do_i, dlse_i = do_i.masked_fill(empty, 0), dlse_i.masked_fill(empty, 0)
+        q_i, do_i, dlse_i = (x.masked_fill(empty, 0) for x in (q_i, do_i, dlse_i))
         lse_i = lse_i.masked_fill(empty, math.inf).mul_(LOG2_E)
         delta = (do_i.to(lse.dtype) * o_i).sum(-1, keepdim=True).sub_(dlse_i)  # (B, bq, 1)
         for tile in tiles:
             j = (..., tile.cols, slice(None))
-            s = scores.masked_product(q_i, stack(k[j]).mT, mask_i, tile)  # (B, bq, bk)
+            k_j, v_j = (stack(mask_i.without_padding(x[j], tile.cols)) for x in (k, v))
+            s = scores.masked_product(q_i, k_j.mT, mask_i, tile)  # (B, bq, bk)
             p = s.sub_(lse_i).exp2_()  # (B, bq, bk)
             add_product(stack(dv[j]), p.mT, do_i)
-            ds = dscores.product(do_i, stack(v[j]).mT).sub_(delta).mul_(p)  # (B, bq, bk)
-            add_product(dq_i, ds, stack(k[j]), scale)
+            ds = dscores.product(do_i, v_j.mT).sub_(delta).mul_(p)  # (B, bq, bk)
+            add_product(dq_i, ds, k_j, scale)
             add_product(stack(dk[j]), ds.mT, q_i, scale)
+        dq_i.masked_fill_(empty, 0)
     return dq, dk, dv
 
 

@@ -12,7 +12,8 @@ implies causal. With neither, every query sees every key.
 
 `Mask` applies them to scores, padding included. Padding (`key_mask`) depends
 on data, so it masks and never skips: skipping would make the CPU wait for the
-GPU to look. Lesson 07.
+GPU to look. What lies in padding is often garbage, and a weight of 0 does not
+hide it (0 NaN is NaN): so padded rows of k and v are set to 0 as well. Lesson 07.
 """
 
 import math
@@ -21,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from attnlib.preconditions import require_attention_inputs
 
@@ -112,14 +114,28 @@ class Mask(NamedTuple):
 
     def for_heads(self, heads: slice) -> "Mask":
         """The mask of some of q's heads; they lie in dimension -2 of key_mask."""
-        if self.key_mask is None or self.key_mask.dim() == 1 or self.key_mask.shape[-2] == 1:
-            return self  # shared by all heads
-        return self._replace(key_mask=self.key_mask[..., heads, :])
+        return self._replace(key_mask=self.key_mask[..., heads, :]) if self.by_heads() else self
 
-    def may_empty_rows(self) -> bool:
-        """Whether a query could be left without a key, as far as shapes tell."""
-        causal = self.causal or self.window is not None
-        return self.key_mask is not None or (causal and self.Nq > self.Nk)
+    def by_heads(self) -> bool:
+        """Whether heads have a key_mask each."""
+        return self.key_mask is not None and self.key_mask.dim() > 1 < self.key_mask.shape[-2]
+
+    def empty_rows(self, device) -> Tensor | None:
+        """True for queries that see no key, (..., Nq, 1); None if shapes forbid any.
+
+        A query sees a range of keys; of n[j] unpadded ones among the first j, it sees
+        n[stop] - n[start].
+        """
+        bounded = self.causal or self.window is not None
+        if self.key_mask is None and not (bounded and self.Nq > self.Nk):
+            return None
+        mask = torch.ones(self.Nk, device=device) if self.key_mask is None else self.key_mask
+        n = pad(mask.cumsum(-1, dtype=torch.int32), (1, 0))  # (..., Nk + 1)
+        p = torch.arange(self.Nk - self.Nq, self.Nk, device=device)  # (Nq,)
+        stop = p + 1 if bounded else torch.full_like(p, self.Nk)
+        start = p + 1 - (self.window or self.Nk + self.Nq)
+        n_start, n_stop = (n[..., j.clamp(0, self.Nk)] for j in (start, stop))  # (..., Nq)
+        return (n_stop == n_start)[..., None]
 
     def whole(self) -> Tile:
         """The score matrix as one tile."""
@@ -129,6 +145,10 @@ class Mask(NamedTuple):
     def tile_rows(self, block_size: int) -> Iterator[tuple[slice, list[Tile]]]:
         """`tile_rows` of this mask."""
         return tile_rows(self.Nq, self.Nk, block_size, causal=self.causal, window=self.window)
+
+    def without_padding(self, x: Tensor, cols: slice) -> Tensor:
+        """k or v at some keys, (..., cols, d), with 0 for those that key_mask hides."""
+        return x if self.key_mask is None else x.masked_fill(~self.key_mask[..., cols, None], 0)
 
     def hide_(self, s: Tensor, tile: Tile) -> Tensor:
         """Set the tile's scores s (..., rows, cols) to -inf where hidden, in place."""

@@ -105,6 +105,104 @@ def test_no_row_without_a_key_leaks_a_nan():
         assert all(x.isfinite().all() for x in (dq, dk, dv))
 
 
+# What is hidden --------------------------------------------------------------
+
+GARBAGE = (math.nan, math.inf, -math.inf)
+
+
+def oracle_o(q, k, v, **options):
+    return attention_oracle(q, k, v, **options)[0]
+
+
+def o_and_gradients(core, q, k, v, **options):
+    q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+    o = core(q, k, v, **options)
+    return o, *torch.autograd.grad(o.square().sum(), (q, k, v))
+
+
+@pytest.mark.parametrize("core", [oracle_o, *cores(4, 2)], ids=["oracle", "standard", "flash"])
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_a_row_without_a_key_is_zero_whatever_the_rest_holds(core, garbage):
+    q, k, v = random_qkv(2, 3, Nq=6, Nk=4)
+    key_mask = torch.tensor([[[True] * 4], [[False] * 4]])
+    q[1], k[1], v[1] = garbage, garbage, garbage  # an entry that is padding throughout
+    q[0, :, :2] = garbage  # two queries before the first key
+    v[0, 0, 3] = garbage
+    o, dq, dk, dv = o_and_gradients(core, q, k, v, key_mask=key_mask, causal=True)
+    assert (o[1] == 0).all() and all((dx[1] == 0).all() for dx in (dq, dk, dv))
+    assert (o[0, :, :2] == 0).all() and (dq[0, :, :2] == 0).all()
+    # What is garbage in the first head stays there.
+    assert not o[0, 0, 5].isfinite().any() and all(x[0, 1:].isfinite().all() for x in (o, dk, dv))
+
+
+def padding(name):
+    """A mask of 7 keys for (2, 6) heads: for all, an entry or a head."""
+    shape = {"all": (7,), "entry": (2, 1, 7), "head": (2, 6, 7)}[name]
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1)) > 0.5
+
+
+@pytest.mark.parametrize("core", [oracle_o, *cores(4, 2)], ids=["oracle", "standard", "flash"])
+@pytest.mark.parametrize("options", [{}, {"causal": True}, {"window": 3}], ids=str)
+@pytest.mark.parametrize("shared", ["all", "entry", "head"])
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_what_key_mask_hides_may_hold_anything(core, options, shared, garbage):
+    q, k, v = random_qkv(2, 6, kv_heads=2)
+    key_mask = padding(shared)
+    hidden = ~key_mask.expand(2, 6, 7)
+    hidden = hidden.unflatten(1, (2, 3)).all(2)[..., None]  # from every head of a group
+    clean = o_and_gradients(core, q, k, v, key_mask=key_mask, **options)
+    k, v = (x.masked_fill(hidden, garbage) for x in (k, v))
+    got = o_and_gradients(core, q, k, v, key_mask=key_mask, **options)
+    assert hidden.any() and all(torch.equal(x, y) for x, y in zip(got, clean))
+
+
+def test_each_head_of_a_group_may_hide_what_another_sees():
+    q, k, v = random_qkv(4, kv_heads=2)
+    key_mask = torch.ones(4, 7, dtype=torch.bool)
+    key_mask[[0, 2], 5] = False
+    v[:, 5] = math.nan
+    for core in (oracle_o, *cores(4, 2)):
+        o = core(q, k, v, key_mask=key_mask)
+        assert o[[0, 2]].isfinite().all() and o[[1, 3]].isnan().all()
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 4, 8])
+def test_a_visible_nan_reaches_the_same_rows_in_every_tiling(block_size):
+    q, k, v = random_qkv(2, Nq=8, Nk=8)
+    v[0, 2, 1] = v[1, 3, 0] = math.nan
+    key_mask = torch.arange(8) != 3  # hides the second head's
+    expected = torch.zeros(2, 8, 3, dtype=torch.bool)
+    expected[0, :, 1] = True  # one column of all rows that see it
+    for core in (oracle_o, *cores(4, block_size)):
+        assert torch.equal(core(q, k, v, key_mask=key_mask).isnan(), expected)
+
+
+@pytest.mark.parametrize("options, see", [({"causal": True}, [7]), ({"window": 3}, [5, 6, 7])])
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_in_the_oracle_what_a_mask_hides_may_hold_anything(options, see, garbage):
+    q, k, v = random_qkv(Nq=8, Nk=8)
+    o, dq, *_ = o_and_gradients(oracle_o, q, k, v, **options)
+    for bad_k, bad_v in ((k.clone(), v), (k, v.clone())):
+        key = see[0]
+        (bad_k if bad_v is v else bad_v)[key] = garbage
+        got, got_dq, *_ = o_and_gradients(oracle_o, q, bad_k, bad_v, **options)
+        rest = [i for i in range(8) if i not in see]
+        assert torch.equal(got[rest], o[rest]) and torch.equal(got_dq[rest], dq[rest])
+        assert got[see].isnan().all()
+
+
+def test_in_flash_a_skipped_tile_may_hold_anything_and_a_shared_one_leaks():
+    q, k, v = random_qkv(Nq=8, Nk=8)
+    v[7] = math.nan
+    for block_size in (1, 2, 4, 8):
+        reached = flash_attention(q, k, v, block_size, causal=True).isnan().any(-1)
+        # The docstring's stated limit: the queries of the last tile, no others.
+        assert torch.equal(reached, torch.arange(8) >= 8 - block_size)
+    assert standard_attention(q, k, v, causal=True).isnan().all()
+    sdpa = nn.functional.scaled_dot_product_attention
+    assert sdpa(q, k, v, attn_mask=torch.ones(8, 8).tril().bool()).isnan().any(-1).sum() > 1
+
+
 # Laws ----------------------------------------------------------------------
 
 problems = st.fixed_dictionaries(

@@ -38,7 +38,7 @@ def record(sections=(), into: dict | None = None) -> dict:
         recording = into | {"command": f"{into['command']}, then {_later(sections, today)}"}
     elif sections:
         recording["command"] += f" {' '.join(sections)}"
-    for name in sections or SECTIONS:
+    for name in sections or [name for name in SECTIONS if name != "training"]:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         recording[name] = SECTIONS[name]()
     # Last, since CUDA's context has grown by every kernel that was called.

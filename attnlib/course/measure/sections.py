@@ -179,8 +179,5 @@ SECTIONS = {
     "exp": measure_exp,
     "timelines": measure_timelines,
     "fits": measure_fits,
-    "training": training.measure_training,
-    "contexts": training.measure_contexts,
-    "book": training.measure_book,
-    "curves": training.measure_curves,
+    "training": training.measure_training,  # only where it is asked for: minutes
 }

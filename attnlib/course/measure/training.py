@@ -88,9 +88,20 @@ def measured_step(attention: Callable, N: int, batch: int = 1) -> tuple[int, flo
 
 
 def measure_training() -> list[dict]:
-    """A step's peak, predicted and measured, and its seconds, over the context."""
+    """Rows of four kinds: step, context, book and curve. Needs a GPU, for three minutes."""
     if not torch.cuda.is_available():
         return []
+    kinds = {
+        "step": measure_steps,
+        "context": measure_contexts,
+        "book": measure_book,
+        "curve": measure_curves,
+    }
+    return [{"kind": kind} | row for kind, measure in kinds.items() for row in measure()]
+
+
+def measure_steps() -> list[dict]:
+    """A step's peak, predicted and measured, and its seconds, over the context."""
     rows = []
     for N in CONTEXTS:
         for core, attention in CORES.items():
@@ -141,8 +152,6 @@ def windowed(core: str) -> Callable:
 
 def measure_contexts() -> list[dict]:
     """The largest context that trains on imitated cards, and one that should not: tried."""
-    if not torch.cuda.is_available():
-        return []
     rows, own = [], capacity()
     for gib in CARDS:
         card = min(gib * GIB, own)
@@ -160,8 +169,6 @@ def measure_contexts() -> list[dict]:
 def measure_curves(steps: int = 600, N: int = 512, batch: int = 16) -> list[dict]:
     """A longer run with every core from one seed: losses, seconds a step, its text."""
     text, characters = read_book()
-    if not torch.cuda.is_available():
-        return []
     rows, cores = [], CORES | {"flash": FlashAttentionCore(D, N // 4)}  # ten tiles a head
     for core, attention in cores.items():
         torch.manual_seed(0)
