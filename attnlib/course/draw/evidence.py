@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from attnlib.course.draw.masks import LOOK, MaskView
+from attnlib.course.draw.shapes import HATCHES
 from attnlib.course.draw.style import GREY, LABEL, ML, STYLE
 
 MARKS = {"full": "●", "partial": "◐", "skipped": "×"}
@@ -20,11 +21,12 @@ def draw_tile_counts(views: dict[str, MaskView], title: str) -> Figure:
         tiles = view.full + view.partial + view.skipped
         b = max(tile.cols.stop - tile.cols.start for tile in tiles)  # the last may be smaller
         for kind, mark in MARKS.items():
-            face, edge, _, hatch = LOOK[kind]
+            look = {"facecolor": LOOK[kind].fill, "edgecolor": LOOK[kind].ink, "linewidth": 0}
+            if LOOK[kind].hatch:
+                look["hatch"] = HATCHES[LOOK[kind].hatch][1]
             for tile in getattr(view, kind):
                 x, y = tile.cols.start // b, tile.rows.start // b
                 counts[y] += kind != "skipped"
-                look = {"facecolor": face, "edgecolor": edge, "hatch": hatch, "linewidth": 0}
                 ax.add_patch(Rectangle((x, y), 1, 1, **look))
                 ax.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor="black"))
                 ax.text(x + 0.5, y + 0.5, mark, ha="center", va="center", fontsize=11)
