@@ -12,7 +12,9 @@ What `online_attention` and `online_attention_backward` (rung 3) do, as kernels 
 - tiles that the mask rules out are never computed (`masks.py`);
 - where heads of k and v are shared, each group's query heads take turns;
 - 16-bit inputs have s, m, l and o in float32, and p in 16 bit for its product;
-- the backward keeps no tile: from q, k, v, o and lse it computes each one again.
+- the backward keeps no tile: from q, k, v, o and lse it computes each one again;
+- vmap is one more leading dimension, and torch.compile takes each loop as one
+  operator; what it cannot do, second and forward-mode derivatives, it says.
 
 Options, shapes and errors are those of `attention.py`. Source: Dao et al. 2022,
 algorithm 1, with the loops in the order of Dao 2023. Lessons 06 to 09.

@@ -60,6 +60,16 @@ def require_local_results(fx1, l1, m1, fx2, l2, m2) -> None:
             )
 
 
+def require_same_lead(q: Tensor, v: Tensor) -> None:
+    """v (..., M, D) must have the leading dimensions of q (..., N, d), or 1 for them."""
+    lead, expected = tuple(v.shape[:-2]), tuple(q.shape[:-2])
+    if any(n not in (1, m) for n, m in zip(lead[::-1], expected[::-1])):
+        raise ValueError(
+            f"v has leading dimensions {lead}, but q has {expected}; shared heads of k and v "
+            "must be repeated here (repeat_interleave), or go to flash_attention as they are"
+        )
+
+
 def follows_autocast(attention: Callable) -> Callable:
     """attention(q, k, v, ...) under autocast, as PyTorch's scaled_dot_product_attention:
     q, k and v come in its dtype, float64 excepted, and nothing inside is cast.

@@ -246,3 +246,11 @@ def test_the_compilers_operators_keep_their_rules():
     q, k, v = (x.requires_grad_() for x in random_qkv(2, 2, kv_heads=1))
     args = (q, k, v, MASK[:2], True, None, 3)
     assert set(torch.library.opcheck(torch.ops.attnlib.flash_forward, args).values()) == {"SUCCESS"}
+
+
+def test_the_readable_loop_says_that_shared_heads_are_not_for_it():
+    q, k, v = random_qkv(2, 6, kv_heads=2)
+    with pytest.raises(ValueError, match=r"v has leading dimensions \(2, 2\), but q has \(2, 6\)"):
+        next(online_attention(q, k, v, 4))
+    *_, state = online_attention(q, *(x.repeat_interleave(3, 1) for x in (k, v)), 4)
+    assert relative_error(state.finalise()[0], flash_attention(q, k, v, 4)) < 1e-15
