@@ -120,7 +120,7 @@ def o_and_gradients(core, q, k, v, **options):
     return o, *torch.autograd.grad(o.square().sum(), (q, k, v))
 
 
-@pytest.mark.parametrize("core", [oracle_o, *cores(4, 2)], ids=["oracle", "standard", "flash"])
+@pytest.mark.parametrize("core", [oracle_o, *cores(4, 4)], ids=["oracle", "standard", "flash"])
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_a_row_without_a_key_is_zero_whatever_the_rest_holds(core, garbage):
     q, k, v = random_qkv(2, 3, Nq=6, Nk=4)

@@ -181,6 +181,32 @@ def test_measured_is_predicted_on_this_gpu(core):
         assert measured_peak(fn, *args) == predicted_peak(fn, *args)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("core", [StdAttentionCord(D), FlashAttentionCore(D, BLOCK)])
+def test_measured_under_autocast_is_predicted_on_this_gpu(core):
+    def run(q, k, v):
+        with torch.autocast("cuda", torch.bfloat16):
+            return forward(core)(q, k, v)
+
+    qkv = make_qkv(1, 8, 2048, D, device="cuda")
+    assert measured_peak(run, *qkv) == predicted_peak(run, *qkv)
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    with torch.autocast("cuda", torch.bfloat16):
+        assert core(*qkv).dtype == sdpa(*qkv).dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("core", [StdAttentionCord(D), FlashAttentionCore(D, BLOCK)])
+def test_measured_with_padding_is_predicted_on_this_gpu(core):
+    inputs = make_qkv(1, 8, 2048, D, n=4, device="cuda")
+    key_mask = torch.arange(2048, device="cuda").expand(1, 1, -1) < 1900
+
+    def run(q, k, v, do, key_mask):
+        return forward_backward(core, key_mask=key_mask)(q, k, v, do)
+
+    assert measured_peak(run, *inputs, key_mask) == predicted_peak(run, *inputs, key_mask)
+
+
 def test_a_prediction_counts_what_a_gpu_would_hold():
     def fn(x):
         counter = torch.zeros(1)  # on the CPU, wherever x is
