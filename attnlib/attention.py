@@ -20,7 +20,8 @@ take q (..., Nq, d), k (..., Nk, d), v (..., Nk, dv) and
              exp(scores), in float32 for 16-bit inputs.
 
 Where there is a head dimension (-3), k and v may have fewer heads than q, a
-divisor (grouped-query attention). A query that sees no key gets output 0, lse
+divisor (grouped-query attention). Under autocast both compute in its dtype, as
+PyTorch's scaled_dot_product_attention does. A query that sees no key gets output 0, lse
 -inf and gradient 0, whatever q, k and v hold.
 
 What may lie in hidden places: a key that key_mask hides may hold anything, NaN
@@ -41,7 +42,7 @@ import torch
 from torch import Tensor, nn
 
 from attnlib.masks import Mask, visible
-from attnlib.preconditions import head_group, require_head_size, require_positive
+from attnlib.preconditions import follows_autocast, head_group, require_head_size, require_positive
 from attnlib.softmax import SoftmaxState, finite, row_max, sum_dtype
 
 
@@ -97,6 +98,7 @@ def attention_oracle(q, k, v, *, causal=False, key_mask=None, window=None) -> tu
 # Rung 2 --------------------------------------------------------------------
 
 
+@follows_autocast
 def standard_attention(q, k, v, *, causal=False, key_mask=None, window=None, return_lse=False):
     """Textbook attention; the functional form of `StdAttentionCord`."""
     mask = Mask.of(q, k, v, causal, key_mask, window)

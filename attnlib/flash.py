@@ -12,7 +12,9 @@ What `online_attention` and `online_attention_backward` (rung 3) do, as kernels 
 - tiles that the mask rules out are never computed (`masks.py`);
 - where heads of k and v are shared, each group's query heads take turns;
 - 16-bit inputs have s, m, l and o in float32, and p in 16 bit for its product;
-- the backward keeps no tile: from q, k, v, o and lse it computes each one again.
+- the backward keeps no tile: from q, k, v, o and lse it computes each one again;
+- vmap is one more leading dimension, and torch.compile takes each loop as one
+  operator; what it cannot do, second and forward-mode derivatives, it says.
 
 Options, shapes and errors are those of `attention.py`. Source: Dao et al. 2022,
 algorithm 1, with the loops in the order of Dao 2023. Lessons 06 to 09.
@@ -25,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from attnlib.masks import Mask, Tile
-from attnlib.preconditions import head_group, require_head_size, require_positive
+from attnlib.preconditions import follows_autocast, head_group, require_head_size, require_positive
 from attnlib.softmax import sum_dtype
 
 LOG2_E = math.log2(math.e)
@@ -53,6 +55,7 @@ class FlashAttentionCore(nn.Module):
         return f"attention_head_size={self.attention_head_size}, block_size={self.block_size}"
 
 
+@follows_autocast
 def flash_attention(
     q, k, v, block_size, *, causal=False, key_mask=None, window=None, return_lse=False
 ):
@@ -61,10 +64,13 @@ def flash_attention(
     block_size = require_positive("block_size", block_size)
     shape = q.shape[:-1]
     q, k, v = (x if x.dim() > 2 else x[None] for x in (q, k, v))  # (..., H, N, d)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-        o, lse = _FlashAttention.apply(q, k, v, mask, block_size)
+    if torch.compiler.is_compiling():
+        o, lse = _forward_op(q, k, v, key_mask, causal, mask.window, block_size)
     else:
-        o, lse = flash_forward(q, k, v, mask, block_size, return_lse)
+        if key_mask is not None and key_mask.is_inference():
+            key_mask = key_mask.clone()  # autograd may save only a copy
+        mask = mask._replace(key_mask=None)
+        o, lse = differentiable(q, k, v, key_mask, mask, block_size, return_lse)
     o = o.view(*shape, v.shape[-1])
     return (o, lse.view(shape)) if return_lse else o
 
@@ -189,39 +195,145 @@ def stack(x: Tensor) -> Tensor:
 
 # Autograd --------------------------------------------------------------------
 
+MANY = "flash_attention can be differentiated once only, and backwards"
+INSTEAD = "use standard_attention (StdAttentionCord), which gives the same answer"
+
+
+def differentiable(q, k, v, key_mask, mask, block_size, return_lse):
+    """`flash_forward` for autograd and torch.func, with lse also where a backward needs it."""
+    return_lse |= torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    return _FlashAttention.apply(q, k, v, key_mask, mask, block_size, return_lse)
+
 
 class _FlashAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, mask, block_size):
-        o, lse = flash_forward(q, k, v, mask, block_size, return_lse=True)
+    def forward(q, k, v, key_mask, mask, block_size, return_lse):
+        return flash_forward(q, k, v, mask._replace(key_mask=key_mask), block_size, return_lse)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        q, k, v, key_mask, ctx.mask, ctx.block_size, _ = inputs
         # Saved, not kept: autograd then notices if the mask was changed since.
-        ctx.save_for_backward(q, k, v, o, lse, mask.key_mask)
-        ctx.mask, ctx.block_size = mask._replace(key_mask=None), block_size
-        return o, lse
+        ctx.save_for_backward(q, k, v, *output, key_mask)
 
     @staticmethod
     def backward(ctx, do, dlse):
         *saved, key_mask = ctx.saved_tensors
-        mask = ctx.mask._replace(key_mask=key_mask)
-        with torch.no_grad():
-            grads = flash_backward(*saved, do, dlse, mask, ctx.block_size)
-            grads = [dx.to(do.dtype) for dx in grads]  # after the loop has left its memory
-        if torch.is_grad_enabled():  # somebody keeps the graph of this backward
-            grads = _OnceDifferentiable.apply(*grads, *saved[:3], do, dlse)
-        return *grads, None, None
+        grads = _FlashBackward.apply(*saved, do, dlse, key_mask, ctx.mask, ctx.block_size)
+        return *grads, None, None, None, None
+
+    @staticmethod
+    def vmap(info, in_dims, q, k, v, key_mask, *rest):
+        args = _lead(info.batch_size, in_dims, (q, k, v), key_mask)
+        o, lse = differentiable(*args, *rest)
+        return (o, lse), (0, None if lse is None else 0)
+
+    @staticmethod
+    def jvp(ctx, *_):
+        raise RuntimeError(f"{MANY}; for forward-mode derivatives {INSTEAD}")
 
 
-class _OnceDifferentiable(torch.autograd.Function):
-    """Ties the gradients to what they came from, so that a second backward cannot
+class _FlashBackward(torch.autograd.Function):
+    """The gradients, tied to what they came from, so that a second backward cannot
     take them for constants."""
 
     @staticmethod
-    def forward(ctx, dq, dk, dv, *came_from):
-        return dq.view_as(dq), dk.view_as(dk), dv.view_as(dv)
+    def forward(q, k, v, o, lse, do, dlse, key_mask, mask, block_size):
+        mask = mask._replace(key_mask=key_mask)
+        grads = flash_backward(q, k, v, o, lse, do, dlse, mask, block_size)
+        return tuple(dx.to(q.dtype) for dx in grads)  # after the loop has left its memory
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        *tensors, key_mask, mask, block_size = args
+        args = _lead(info.batch_size, in_dims, tensors, key_mask)
+        return _FlashBackward.apply(*args, mask, block_size), (0, 0, 0)
 
     @staticmethod
     def backward(ctx, *_):
-        raise RuntimeError(
-            "flash_attention can be differentiated once only; for second derivatives "
-            "use standard_attention (StdAttentionCord), which gives the same answer"
-        )
+        raise RuntimeError(f"{MANY}; for second derivatives {INSTEAD}")
+
+    @staticmethod
+    def jvp(ctx, *_):
+        raise RuntimeError(f"{MANY}; for second derivatives {INSTEAD}")
+
+
+def _lead(n: int, in_dims, tensors, key_mask) -> list:
+    """vmap's batch of n as one more leading dimension, which attention takes anyway."""
+    tensors = [
+        x.expand(n, *x.shape) if dim is None else x.movedim(dim, 0)
+        for x, dim in zip(tensors, in_dims)
+    ]
+    dim, dims = in_dims[len(tensors)], tensors[0].dim() - 1
+    if key_mask is not None and dim is not None:
+        key_mask = key_mask.movedim(dim, 0)  # (n, ..., Nk) or (n, Nk)
+        key_mask = key_mask.view(n, *[1] * (dims - key_mask.dim()), *key_mask.shape[1:])
+    elif key_mask is not None and key_mask.dim() > 1:
+        key_mask = key_mask[None]
+    return [*tensors, key_mask]
+
+
+# torch.compile ---------------------------------------------------------------
+# Traced, the loops would be unrolled: minutes of compiling, twice the memory, and no
+# 16-bit products on CUDA. So the compiler sees each as one operator.
+
+
+@torch.library.custom_op("attnlib::flash_forward", mutates_args=())
+def _forward_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_mask: Tensor | None,
+    causal: bool,
+    window: int | None,
+    block_size: int,
+) -> tuple[Tensor, Tensor]:
+    mask = Mask(q.shape[-2], k.shape[-2], causal, window, key_mask)
+    return flash_forward(q, k, v, mask, block_size, return_lse=True)
+
+
+@_forward_op.register_fake
+def _(q, k, v, *_):
+    o = q.new_empty(*q.shape[:-1], v.shape[-1])
+    return o, q.new_empty(q.shape[:-1], dtype=sum_dtype(q))
+
+
+@torch.library.custom_op("attnlib::flash_backward", mutates_args=())
+def _backward_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: Tensor,
+    lse: Tensor,
+    do: Tensor,
+    dlse: Tensor,
+    key_mask: Tensor | None,
+    causal: bool,
+    window: int | None,
+    block_size: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    mask = Mask(q.shape[-2], k.shape[-2], causal, window, key_mask)
+    grads = flash_backward(q, k, v, o, lse, do, dlse, mask, block_size)
+    return tuple(dx.to(q.dtype) for dx in grads)
+
+
+@_backward_op.register_fake
+def _(q, k, v, *_):
+    return tuple(x.new_empty(x.shape) for x in (q, k, v))
+
+
+def _save(ctx, inputs, output):
+    q, k, v, key_mask, *ctx.options = inputs
+    ctx.save_for_backward(q, k, v, *output, key_mask)
+
+
+def _gradients(ctx, do, dlse):
+    *saved, key_mask = ctx.saved_tensors
+    return *_backward_op(*saved, do, dlse, key_mask, *ctx.options), None, None, None, None
+
+
+_forward_op.register_autograd(_gradients, setup_context=_save)

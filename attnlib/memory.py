@@ -14,61 +14,24 @@ operators return, in the thread that calls. Compiled code and fused kernels
 allocate out of their sight: those can only be measured. Lessons 05 and 08.
 """
 
+import copy
 import os
 import time
 import warnings
-import weakref
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from attnlib.books import Bookkeeper, Event, Timeline, round_up, tensors_in
 
 MIB, GIB = 2**20, 2**30
 CUBLAS_WORKSPACE = 32 * MIB  # stays allocated after the first product on Hopper
-# Kernels that take a temporary of their result's size on CUDA (grad * output).
-CUDA_SCRATCH = {"_softmax_backward_data"}
 BLOCKS_TOO_LARGE = (
     "the peak may come out up to 1 MiB a tensor too high: set PYTORCH_CUDA_ALLOC_CONF="
     "expandable_segments:True before the first CUDA tensor"
 )
-
-
-class Event(NamedTuple):
-    """One tensor came to life (size > 0) or was freed (size < 0)."""
-
-    size: int
-    live: int  # bytes alive after it
-    name: str  # operator and shape
-
-
-class Timeline(NamedTuple):
-    """Every allocation of one call, in order. Sizes in bytes."""
-
-    events: list[Event]
-
-    @property
-    def peak(self) -> int:
-        return max((e.live for e in self.events), default=0)
-
-    @property
-    def kept(self) -> int:
-        """Bytes alive when the call returned: its results."""
-        return self.events[-1].live if self.events else 0
-
-    def alive_at_peak(self) -> list[tuple[str, int]]:
-        """Name and size of each tensor that was alive when the peak was first met."""
-        alive, peak = [], self.peak
-        for event in self.events:
-            if event.size > 0:
-                alive.append((event.name, event.size))
-            else:
-                alive.remove((event.name, -event.size))
-            if event.live == peak:
-                break
-        return alive
 
 
 def live_bytes(fn: Callable, *args) -> Timeline:
@@ -78,16 +41,21 @@ def live_bytes(fn: Callable, *args) -> Timeline:
     whose kernels allocate scratch space unseen: raises ValueError, use
     `measured_timeline`.
     """
-    if any(x.is_cuda for x in _tensors(args)):
+    if any(x.is_cuda for x in tensors_in((fn, args))):
         raise ValueError("args has a CUDA tensor; use measured_timeline or predicted_timeline")
-    return _timeline(_Bookkeeper(), fn, *args)
+    return _timeline(Bookkeeper(), fn, *args)
 
 
 def predicted_timeline(fn: Callable, *args) -> Timeline:
     """`live_bytes` of fn on meta copies of its tensor arguments: nothing is computed and
     no memory is used, whatever their size. What fn makes on the CPU is no GPU's, and free.
+
+    Modules, fn itself or arguments, are copied with parameters on the meta device; a
+    tensor that fn holds otherwise is a ValueError. CUDA's autocast counts where torch
+    sees CUDA; elsewhere use the CPU's, whose dtype the cores follow as well.
     """
-    return _timeline(_Bookkeeper("meta"), fn, *tree_map_only(Tensor, _meta_like, args))
+    fn, *args = tree_map_only((Tensor, nn.Module), _meta_like, (fn, *args))
+    return _timeline(Bookkeeper("meta"), fn, *args)
 
 
 def predicted_peak(fn: Callable, *args) -> int:
@@ -106,7 +74,7 @@ def stretched_peak(fn: Callable, *args, n: int, N: int) -> int:
     do, so where these fit in n rows, the peak is that of the walk over N, exactly.
     """
     args = tree_map_only(Tensor, _meta_like, args)
-    books = _Bookkeeper("meta", lambda nbytes: _stretched(nbytes, n, N))
+    books = Bookkeeper("meta", lambda nbytes: _stretched(nbytes, n, N))
     return _timeline(books, fn, *args).peak
 
 
@@ -146,7 +114,7 @@ def measured_timeline(fn: Callable, *args) -> Timeline:
     events, live = [], 0
     for entry in trace[torch.cuda.current_device()]:
         sign = {"alloc": 1, "free_completed": -1}.get(entry["action"], 0)
-        size = sign * _round_up(entry["size"])
+        size = sign * round_up(entry["size"])
         live += size
         if size:
             events.append(Event(size, live, f"block of {abs(size)} B"))
@@ -156,8 +124,8 @@ def measured_timeline(fn: Callable, *args) -> Timeline:
 def bytes_needed(fn: Callable, *args, context: int) -> int:
     """Bytes a card must have for fn(*args): arguments, predicted peak, cuBLAS's
     workspace, and the `context` that CUDA takes before the first tensor."""
-    storages = {x.untyped_storage()._cdata: x.untyped_storage() for x in _tensors(args)}
-    inputs = sum(_round_up(storage.nbytes()) for storage in storages.values())
+    storages = {x.untyped_storage()._cdata: x.untyped_storage() for x in tensors_in((fn, args))}
+    inputs = sum(round_up(storage.nbytes()) for storage in storages.values())
     return inputs + predicted_peak(fn, *args) + CUBLAS_WORKSPACE + context
 
 
@@ -185,52 +153,7 @@ def forward_backward(core: Callable, **options) -> Callable:
     return run
 
 
-class _Bookkeeper(TorchDispatchMode):
-    """Sees every operator's result; a storage dies with its last tensor. With a device
-    type, those on others are free."""
-
-    def __init__(self, device: str | None = None, sized: Callable[[int], int] = int):
-        super().__init__()
-        self.device, self.sized = device, sized
-        self.events, self.live, self.storages = [], 0, {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self._see((args, kwargs), name=None)
-        result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        self._see(result, name)
-        if name in CUDA_SCRATCH and result.is_meta:
-            scratch = _round_up(self.sized(result.untyped_storage().nbytes()))
-            self._enter(scratch, f"scratch of {name} {tuple(result.shape)}")
-            self._enter(-scratch, f"scratch of {name} {tuple(result.shape)}")
-        return result
-
-    def _see(self, tensors, name):
-        for x in _tensors(tensors):
-            storage = x.untyped_storage()
-            if storage._cdata not in self.storages:
-                free = self.device not in (None, x.device.type)
-                self._born(storage, None if free else name, tuple(x.shape))
-
-    def _born(self, storage, name, shape):
-        # name is None for an argument: it was there before, and is free.
-        size = 0 if name is None else _round_up(self.sized(storage.nbytes()))
-        key, label = storage._cdata, f"{name} {shape}"
-
-        def freed(_):
-            del self.storages[key]
-            self._enter(-size, label)
-
-        self.storages[key] = weakref.ref(storage, freed)
-        self._enter(size, label)
-
-    def _enter(self, size, label):
-        if size:
-            self.live += size
-            self.events.append(Event(size, self.live, label))
-
-
-def _timeline(books: "_Bookkeeper", fn: Callable, *args) -> Timeline:
+def _timeline(books: Bookkeeper, fn: Callable, *args) -> Timeline:
     with books:
         result = fn(*args)
     events = list(books.events)  # before the result is freed
@@ -253,14 +176,11 @@ def _expandable_segments() -> bool:
     return any("expandable_segments:true" in setting.lower() for setting in settings)
 
 
-def _meta_like(x: Tensor) -> Tensor:
+def _meta_like(x: Tensor | nn.Module) -> Tensor | nn.Module:
+    if isinstance(x, nn.Module):  # deepcopy takes what memo holds for copied already
+        tensors = {id(t): _meta_like(t) for t in (*x.parameters(), *x.buffers())}
+        return copy.deepcopy(x, tensors)
     meta = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+    if isinstance(x, nn.Parameter):
+        return nn.Parameter(meta, x.requires_grad)
     return meta.requires_grad_(x.requires_grad)
-
-
-def _tensors(x) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
-
-
-def _round_up(size: int) -> int:
-    return -(-size // 512) * 512

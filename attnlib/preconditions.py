@@ -4,6 +4,8 @@ Each raises TypeError or ValueError naming the argument, what came, and what was
 expected. The algorithms call them first and stay free of checks themselves.
 """
 
+from collections.abc import Callable
+from functools import wraps
 from operator import index
 
 import torch
@@ -56,6 +58,39 @@ def require_local_results(fx1, l1, m1, fx2, l2, m2) -> None:
                 f"{name} has shape {tuple(x.shape)}, expected {expected}, "
                 f"to go with fx1 {tuple(fx1.shape)}"
             )
+
+
+def require_same_lead(q: Tensor, v: Tensor) -> None:
+    """v (..., M, D) must have the leading dimensions of q (..., N, d), or 1 for them."""
+    lead, expected = tuple(v.shape[:-2]), tuple(q.shape[:-2])
+    if any(n not in (1, m) for n, m in zip(lead[::-1], expected[::-1])):
+        raise ValueError(
+            f"v has leading dimensions {lead}, but q has {expected}; shared heads of k and v "
+            "must be repeated here (repeat_interleave), or go to flash_attention as they are"
+        )
+
+
+def follows_autocast(attention: Callable) -> Callable:
+    """attention(q, k, v, ...) under autocast, as PyTorch's scaled_dot_product_attention:
+    q, k and v come in its dtype, float64 excepted, and nothing inside is cast.
+
+    Tensors on the meta device, which stand for a GPU's, follow CUDA's or else the CPU's.
+    """
+
+    @wraps(attention)
+    def run(q, k, v, *args, **options):
+        device = q.device.type if isinstance(q, Tensor) else "cpu"
+        if device == "meta":
+            device = "cuda" if torch.is_autocast_enabled("cuda") else "cpu"
+        if not torch.is_autocast_enabled(device):
+            return attention(q, k, v, *args, **options)
+        dtype = torch.get_autocast_dtype(device)
+        low = [isinstance(x, Tensor) and x.dtype in FLOATS[:3] for x in (q, k, v)]
+        q, k, v = (x.to(dtype) if cast else x for x, cast in zip((q, k, v), low))
+        with torch.autocast(device, enabled=False):
+            return attention(q, k, v, *args, **options)
+
+    return run
 
 
 def head_group(q: Tensor, k: Tensor) -> int:

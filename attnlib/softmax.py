@@ -21,7 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnlib.preconditions import require_float, require_local_results, require_positive
+from attnlib.preconditions import (
+    require_float,
+    require_local_results,
+    require_positive,
+    require_same_lead,
+)
 
 
 def naive_softmax(x: Tensor) -> Tensor:
@@ -126,7 +131,11 @@ class SoftmaxState(NamedTuple):
 
     @classmethod
     def identity(cls, q: Tensor, v: Tensor) -> "SoftmaxState":
-        """The state of no keys at all, for queries q (..., N, d), values v (..., M, D)."""
+        """The state of no keys at all, for queries q (..., N, d), values v (..., M, D).
+
+        Raises ValueError where v's leading dimensions do not go with q's.
+        """
+        require_same_lead(q, v)
         m = q.new_full((*q.shape[:-1], 1), -torch.inf)  # (..., N, 1)
         o = q.new_zeros((*q.shape[:-1], v.shape[-1]))  # (..., N, D)
         return cls(m, torch.zeros_like(m), o)

@@ -120,7 +120,7 @@ def o_and_gradients(core, q, k, v, **options):
     return o, *torch.autograd.grad(o.square().sum(), (q, k, v))
 
 
-@pytest.mark.parametrize("core", [oracle_o, *cores(4, 2)], ids=["oracle", "standard", "flash"])
+@pytest.mark.parametrize("core", [oracle_o, *cores(4, 4)], ids=["oracle", "standard", "flash"])
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_a_row_without_a_key_is_zero_whatever_the_rest_holds(core, garbage):
     q, k, v = random_qkv(2, 3, Nq=6, Nk=4)
@@ -431,3 +431,40 @@ def test_cores_have_no_parameters_and_one_signature():
     for core in cores(8):
         assert not list(core.parameters()) and not list(core.buffers())
     assert standard_attention(Q, Q, Q).shape == flash_attention(Q, Q, Q, 2).shape == Q.shape
+
+
+# Autocast --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [*FULL, *HALF])
+@pytest.mark.parametrize("core", [0, 1], ids=["standard", "flash"])
+def test_autocast_does_to_a_core_what_it_does_to_sdpa(core, dtype):
+    core = cores(4)[core]
+    q, k, v = (x.to(dtype).requires_grad_() for x in random_qkv(2, 2, dv=4))
+    with torch.autocast("cpu", torch.bfloat16):
+        o = core(q, k, v)
+        expected = nn.functional.scaled_dot_product_attention(q, k, v)
+        grads = torch.autograd.grad(o.float().sum(), (q, k, v))  # also inside
+    assert o.dtype == expected.dtype == (dtype if dtype == torch.float64 else torch.bfloat16)
+    assert all(dx.dtype == dtype for dx in grads)
+    low = [x.detach().to(o.dtype).requires_grad_() for x in (q, k, v)]
+    assert torch.equal(o, core(*low))
+    for dx, want in zip(grads, torch.autograd.grad(core(*low).float().sum(), low)):
+        assert torch.equal(dx, want.to(dtype))
+
+
+def test_autocast_makes_mixed_dtypes_one():
+    q, k, v = random_qkv(2, dtype=torch.float32)
+    for core in cores(4):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert core(q.half(), k, v.bfloat16()).dtype == torch.bfloat16
+            with pytest.raises(TypeError, match=r"q must be a torch.Tensor, got list"):
+                core([1], k, v)
+
+
+def test_flash_backwards_inside_autocast_is_what_it_is_outside():
+    q, k, v = (x.requires_grad_() for x in random_qkv(2, dtype=torch.float32))
+    o = flash_attention(q, k, v, 4, causal=True).sum()
+    expected = torch.autograd.grad(o, (q, k, v), retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(map(torch.equal, torch.autograd.grad(o, (q, k, v)), expected))

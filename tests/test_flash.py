@@ -13,6 +13,7 @@ from attnlib import (
     flash_attention,
     online_attention,
     online_attention_backward,
+    standard_attention,
 )
 
 UNMASKED = [name for name, (*_, options) in HURTING.items() if not options]
@@ -150,3 +151,106 @@ def test_a_second_backward_is_a_clear_error():
     (dq,) = torch.autograd.grad(flash_attention(q, k, v, 4).sum(), q, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiated once only"):
         (dq * q).sum().backward()
+
+
+# Other transforms ------------------------------------------------------------
+
+
+def fold(q, k, v, **options):
+    return flash_attention(q, k, v, 3, **options)
+
+
+def same(got, expected):
+    return all(relative_error(g, e) < 1e-13 for g, e in zip(got, expected, strict=True))
+
+
+MASK = torch.rand(5, 2, 7, generator=torch.Generator().manual_seed(1)) > 0.4
+
+
+@pytest.mark.parametrize(
+    "key_mask, dim", [(None, None), (MASK, 0), (MASK[:, 0], 0), (MASK[0], None)]
+)
+def test_vmap_is_a_batch(key_mask, dim):
+    def over_the_batch(core):
+        def call(q, k, v, key_mask):
+            return core(q, k, v, key_mask=key_mask, causal=True, return_lse=True)
+
+        # The batch of q lies last, k and v are shared.
+        return torch.vmap(call, (3, None, None, dim))(q.movedim(0, 3), k[0], v[0], key_mask)
+
+    q, k, v = random_qkv(5, 2)
+    (o, lse), (std_o, std_lse) = over_the_batch(fold), over_the_batch(standard_attention)
+    assert same([o], [std_o]) and torch.allclose(lse, std_lse, rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda loss: torch.func.grad(loss, (0, 1, 2)),
+        lambda loss: torch.vmap(torch.func.grad(loss, (0, 1, 2))),  # one sample's gradients
+        lambda loss: torch.func.grad(lambda *x: torch.vmap(loss)(*x).sum(), (0, 1, 2)),
+        lambda loss: lambda *x: torch.func.vjp(loss, *x)[1](torch.ones(()).double()),
+    ],
+    ids=["grad", "vmap grad", "grad vmap", "vjp"],
+)
+def test_transforms_of_functions_agree_with_standard(transform):
+    def loss(core):
+        return lambda q, k, v: core(q, k, v, causal=True).square().sum()
+
+    qkv = random_qkv(5, 2)
+    assert same(transform(loss(fold))(*qkv), transform(loss(standard_attention))(*qkv))
+
+
+def test_forward_and_second_derivatives_say_what_to_use_instead():
+    qkv = random_qkv(2)
+    with pytest.raises(RuntimeError, match="forward-mode derivatives use standard_attention"):
+        torch.func.jvp(fold, qkv, qkv)
+    grad = torch.func.grad
+    with pytest.raises(RuntimeError, match="second derivatives use standard_attention"):
+        grad(lambda q: grad(lambda q: fold(q, *qkv[1:]).sum())(q).sum())(qkv[0])
+    assert torch.func.jvp(standard_attention, qkv, qkv)[1].isfinite().all()
+
+
+def test_a_mask_made_in_inference_mode_masks():
+    q, k, v = (x.requires_grad_() for x in random_qkv(2))
+    with torch.inference_mode():
+        key_mask = torch.arange(7) < 4
+    for core in (StdAttentionCord(4), FlashAttentionCore(4, 3)):
+        o = core(q, k, v, key_mask=key_mask)
+        assert relative_error(o, core(q, k[:, :4], v[:, :4])) < 1e-15
+        assert (torch.autograd.grad(o.sum(), v)[0][:, 4:] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("options", [{"causal": True}, {"window": 4, "key_mask": MASK}], ids=str)
+def test_compiled_as_one_graph_the_core_is_itself(dtype, options):
+    core, qkv = FlashAttentionCore(4, 3), random_qkv(5, 2, dtype=dtype)
+    compiled = torch.compile(core, fullgraph=True, backend="aot_eager")
+    do = like(core(*qkv))
+    assert all(map(torch.equal, compiled(*qkv, return_lse=True), core(*qkv, return_lse=True)))
+    got, expected = (gradients(f, *qkv, do, **options) for f in (compiled, core))
+    assert all(map(torch.equal, got, expected))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_on_this_gpu_the_core_is_itself(dtype):
+    qkv = [x.to("cuda", dtype) for x in random_qkv(2, 4, Nq=100, Nk=100, d=16, dv=16)]
+    core, do = FlashAttentionCore(16, 32), torch.ones(2, 4, 100, 16, device="cuda", dtype=dtype)
+    compiled = torch.compile(core, fullgraph=True)
+    got, expected = (gradients(f, *qkv, do, causal=True) for f in (compiled, core))
+    assert all(relative_error(g, e) < 1e-6 for g, e in zip(got, expected))
+
+
+def test_the_compilers_operators_keep_their_rules():
+    q, k, v = (x.requires_grad_() for x in random_qkv(2, 2, kv_heads=1))
+    args = (q, k, v, MASK[:2], True, None, 3)
+    assert set(torch.library.opcheck(torch.ops.attnlib.flash_forward, args).values()) == {"SUCCESS"}
+
+
+def test_the_readable_loop_says_that_shared_heads_are_not_for_it():
+    q, k, v = random_qkv(2, 6, kv_heads=2)
+    with pytest.raises(ValueError, match=r"v has leading dimensions \(2, 2\), but q has \(2, 6\)"):
+        next(online_attention(q, k, v, 4))
+    *_, state = online_attention(q, *(x.repeat_interleave(3, 1) for x in (k, v)), 4)
+    assert relative_error(state.finalise()[0], flash_attention(q, k, v, 4)) < 1e-15

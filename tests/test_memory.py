@@ -1,5 +1,6 @@
 """Memory contracts, to the byte, on a machine that need not have a GPU."""
 
+import functools
 import warnings
 
 import pytest
@@ -9,6 +10,7 @@ from cases import random_qkv
 from attnlib import FlashAttentionCore, StdAttentionCord
 from attnlib.course.inputs import make_qkv
 from attnlib.memory import (
+    CUBLAS_WORKSPACE,
     bytes_needed,
     forward,
     forward_backward,
@@ -119,6 +121,19 @@ def test_prediction_is_also_exact_in_training_and_differs_only_where_cuda_does()
     assert predicted_peak(std, *inputs) == live_bytes(std, *inputs).peak + scratch
 
 
+@pytest.mark.parametrize("core", [StdAttentionCord(16), FlashAttentionCore(16, 32)])
+def test_a_prediction_follows_autocast(core):
+    def run(q, k, v):
+        with torch.autocast("cpu", torch.bfloat16):
+            return core(q, k, v)
+
+    qkv = make_qkv(2, 3, 128, 16)
+    predicted, counted = predicted_timeline(run, *qkv), live_bytes(run, *qkv)
+    assert predicted.kept == counted.kept == 2 * 3 * 128 * 16 * 2
+    if isinstance(core, StdAttentionCord):  # flash's 16-bit products differ by device
+        assert predicted.peak == counted.peak
+
+
 def test_the_books_balance_and_name_what_was_alive():
     timeline = live_bytes(forward(StdAttentionCord(8)), *make_qkv(1, 2, 64, 8))
     alive = timeline.alive_at_peak()
@@ -179,6 +194,32 @@ def test_measured_is_predicted_on_this_gpu(core, n):
         assert measured_peak(fn, *args) == predicted_peak(fn, *args)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("core", [StdAttentionCord(D), FlashAttentionCore(D, BLOCK)])
+def test_measured_under_autocast_is_predicted_on_this_gpu(core):
+    def run(q, k, v):
+        with torch.autocast("cuda", torch.bfloat16):
+            return forward(core)(q, k, v)
+
+    qkv = make_qkv(1, 8, 2048, D, device="cuda")
+    assert measured_peak(run, *qkv) == predicted_peak(run, *qkv)
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    with torch.autocast("cuda", torch.bfloat16):
+        assert core(*qkv).dtype == sdpa(*qkv).dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("core", [StdAttentionCord(D), FlashAttentionCore(D, BLOCK)])
+def test_measured_with_padding_is_predicted_on_this_gpu(core):
+    inputs = make_qkv(1, 8, 2048, D, n=4, device="cuda")
+    key_mask = torch.arange(2048, device="cuda").expand(1, 1, -1) < 1900
+
+    def run(q, k, v, do, key_mask):
+        return forward_backward(core, key_mask=key_mask)(q, k, v, do)
+
+    assert measured_peak(run, *inputs, key_mask) == predicted_peak(run, *inputs, key_mask)
+
+
 def test_a_prediction_counts_what_a_gpu_would_hold():
     def fn(x):
         counter = torch.zeros(1)  # on the CPU, wherever x is
@@ -186,3 +227,68 @@ def test_a_prediction_counts_what_a_gpu_would_hold():
 
     x = torch.ones(1024)
     assert predicted_peak(fn, x) == 4096 and live_bytes(fn, x).peak == 4096 + 512
+
+
+# What else may run under the books ---------------------------------------------
+
+
+def test_out_into_an_empty_tensor_is_counted():
+    def fn(device):
+        a, out = torch.ones(1024, device=device), torch.empty(0, device=device)
+        return torch.add(a, a, out=out)
+
+    for device in ("cpu", "meta"):
+        timeline = live_bytes(fn, device)
+        assert timeline.peak == 2 * 4096 and timeline.kept == 4096
+    # A larger one is made before the old one goes.
+    timeline = live_bytes(lambda: torch.ones(1024).resize_(2048))
+    assert timeline.peak == 3 * 4096 and timeline.kept == 2 * 4096
+
+
+def test_the_books_balance_after_a_resize():
+    def fn(x):
+        x.resize_(1024)  # what it had was free, what it got is not
+        (torch.ones(256).resize_(512) + 1).sum()
+
+    x = torch.empty(0)
+    timeline = live_bytes(fn, x)
+    assert timeline.kept == 4096 and sum(n for _, n in timeline.alive_at_peak()) == timeline.peak
+
+
+def test_branches_are_counted_by_their_result():
+    x = torch.ones(1024)
+    fn = functools.partial(torch.cond, torch.tensor(True), lambda x: x + 1, lambda x: x * 2)
+    result = fn((x,))
+    timeline = live_bytes(lambda: fn((x,)))
+    assert timeline.kept == 4096 and torch.equal(fn((x,)), result)
+
+
+@pytest.mark.filterwarnings("ignore")  # that it runs uncompiled
+def test_flex_attention_runs_under_the_books_and_after():
+    from torch.nn.attention.flex_attention import flex_attention
+
+    q, k, v = make_qkv(1, 2, 64, 16)
+    assert live_bytes(flex_attention, q, k, v).kept == 2 * 64 * 16 * 4
+    torch.testing.assert_close(flex_attention(q, k, v), StdAttentionCord(16)(q, k, v))
+
+
+def test_a_modules_parameters_are_predicted_as_arguments():
+    layer, x = torch.nn.Linear(256, 1024), torch.ones(2, 256)
+    layer.register_buffer("table", torch.ones(1024))
+    fn = torch.nn.Sequential(layer, torch.nn.ReLU())
+
+    def step(module, x):
+        return torch.autograd.grad(module(x).sum(), module.parameters())
+
+    for call, args in ((fn, (x,)), (step, (fn, x))):
+        assert predicted_peak(call, *args) == live_bytes(call, *args).peak > 2 * 1024 * 4
+    assert layer.weight.device.type == "cpu" and layer.weight.grad is None
+    held = 256 * 1024 * 4 + 2 * 1024 * 4 + 2 * 256 * 4  # weight, bias, buffer; x
+    assert bytes_needed(fn, x, context=0) == held + predicted_peak(fn, x) + CUBLAS_WORKSPACE
+
+
+def test_a_tensor_that_the_function_holds_is_named():
+    layer = torch.nn.Linear(256, 8)
+    with pytest.raises(ValueError, match=r"holds a tensor of shape .* on cpu; .* as arguments"):
+        predicted_peak(lambda x: layer(x), torch.ones(2, 256))
+    assert predicted_peak(lambda x: x * torch.tensor(2.0), torch.ones(128)) == 512

@@ -77,4 +77,6 @@ def test_every_mutant_is_killed(path, tmp_path):
 
 def test_there_are_mutants_of_every_maths_file():
     files = {read(path).file for path in MUTANTS}
-    assert files >= {f"attnlib/{name}.py" for name in ("softmax", "masks", "attention", "flash")}
+    assert files >= {
+        f"attnlib/{name}.py" for name in ("softmax", "masks", "attention", "flash", "books")
+    }
