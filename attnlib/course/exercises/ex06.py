@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from attnlib import SoftmaxState, attention_oracle, flash_attention, standard_attention
 from attnlib.course.exercises.answer import AtMost, Measured
-from attnlib.course.exercises.books import counted
+from attnlib.course.exercises.books import counted, in_blocks
 from attnlib.course.exercises.task import BadAnswer, Case, Task, cases_of, gaussian
 from attnlib.memory import forward_backward
 from attnlib.softmax import finite
@@ -78,7 +78,7 @@ reads.slips(
 # 2. Find and fix: the printed algorithm ------------------------------------
 
 printed = Task("flash2_rows", "Find and fix: Algorithm 1 as printed", "division",
-               parts=("o", "lse"), points=3)  # fmt: skip
+               parts=("o", "lse"), ask=in_blocks, points=3)  # fmt: skip
 
 
 def exact(q, k, v, *rest):

@@ -834,3 +834,25 @@ def largest_of_three(gib, heads, d):
 @wrong("largest_N")
 def largest_in_kib(gib, heads, d):
     return int(math.sqrt(gib * 2**20 / (8 * heads)))
+
+
+@wrong("own_core")
+def core_beside_the_tape(q, tape, block_size, causal):
+    k, v = (torch.cat(x) for x in zip(*tape.blocks))
+    return StdAttentionCord(q.shape[-1])(q, k, v, causal=causal)
+
+
+@wrong("own_core")
+def core_divides_in_every_block(q, tape, block_size, causal):
+    o, m, l = 0.0, torch.full((len(q), 1), -INF), 0.0
+    at = sum(len(x) for x, _ in tape.blocks) - len(q) + torch.arange(len(q))[:, None]
+    for j in range(len(tape.blocks)):
+        k_j, v_j = tape.take(j)
+        s = q @ k_j.mT / q.shape[-1] ** 0.5
+        if causal:
+            s = s.masked_fill(j * block_size + torch.arange(len(k_j)) > at, -INF)
+        m_new = torch.maximum(m, s.amax(-1, keepdim=True))
+        a, p = rescale_factor(m, m_new), torch.exp(s - finite(m_new))
+        m, l = m_new, a * l + p.sum(-1, keepdim=True)
+        o = divide(a * o + p @ v_j, l)
+    return o
