@@ -216,6 +216,12 @@ WRONG_LOOPS = attend.slips(
 )
 
 
+@attend.mistake("", "the blocks' own softmaxes are averaged, as if all weighed the same", "pasted")
+def attend_averaged(s, v, block_size):
+    pairs = list(zip(s.split(block_size), v.split(block_size)))
+    return sum(attend_always(s_j, v_j, block_size) for s_j, v_j in pairs) / len(pairs)
+
+
 @attend.mistake("", "the shorter last block is left out")
 def attend_whole_blocks(s, v, block_size):
     n = len(s) // block_size * block_size
