@@ -22,7 +22,12 @@ class Problem(NamedTuple):
 
 
 class AtMost(float):
-    """A right answer that is a bound."""
+    """A right answer that is a bound; `classic` is what the well-known way reaches."""
+
+    def __new__(cls, value, classic=None):
+        bound = super().__new__(cls, value)
+        bound.classic = classic
+        return bound
 
 
 class Measured(float):
@@ -165,7 +170,7 @@ def shown(x) -> str:
     if isinstance(x, Tensor):
         return _shown_tensor(x)
     if isinstance(x, float):
-        return f"at most {x:.4g}" if isinstance(x, AtMost) else f"{x:.4g}"
+        return f"at most {float(x):g}" if isinstance(x, AtMost) else f"{x:.4g}"
     if isinstance(x, tuple) and hasattr(x, "_fields"):
         return "(" + ", ".join(f"{n} = {shown(y)}" for n, y in zip(x._fields, x)) + ")"
     if isinstance(x, (tuple, list)):

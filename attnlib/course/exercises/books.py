@@ -22,6 +22,36 @@ class StayInTorch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class BlockByBlock(StayInTorch):
+    """Refuses a power, or a softmax, of a whole row of scores at once."""
+
+    POWERS = ("exp", "exp_", "exp2", "exp2_", "softmax", "log_softmax", "logsumexp")
+
+    def __init__(self, row: int):
+        super().__init__()
+        self.row = row
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name, x = getattr(func, "__name__", ""), args[0] if args else None
+        whole = isinstance(x, torch.Tensor) and x.dim() and x.shape[-1] >= self.row
+        if name == "scaled_dot_product_attention" or (name in self.POWERS and whole):
+            raise BadAnswer(
+                f"It takes all {self.row} scores of a row through {name} at once; here they come "
+                "block by block."
+            )
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def in_blocks(f: Callable, *args):
+    """The answer of f(scores or q, values or k, ..., block_size), one block at a time."""
+    row = args[0].shape[-1] if args[0].dim() == 1 else args[1].shape[-2]
+    block_size = next(x for x in args if isinstance(x, int))
+    if row <= block_size:
+        return f(*args)
+    with BlockByBlock(row):
+        return f(*args)
+
+
 def counted(call: Callable) -> tuple[object, Timeline]:
     """What a call gives, and when each of its tensors lived."""
     results = []

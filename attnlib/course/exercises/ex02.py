@@ -181,6 +181,11 @@ def nan_local(xs):
     return [fx / l for fx in fxs]
 
 
+@pieces.mistake("", "the pieces' own softmaxes are averaged, as if all weighed the same", "pasted")
+def averaged(xs):
+    return [divide(fx, l) / len(xs) for _, l, fx in reference(xs)[1]]
+
+
 @pieces.right("by the log of the sum")
 def by_lse(xs):
     lse = torch.stack([torch.logsumexp(x.double(), -1) for x in xs]).logsumexp(0)[..., None]
@@ -255,6 +260,15 @@ stream.slips(
     stream_new_unscaled, factor: the new piece is not brought to the common maximum
     - parts.append(b * fx)
     + parts.append(fx)
+
+    stream_m_forgotten, factor: m is never moved on: each piece is measured against the first m
+    - m = m_new
+
+    stream_factors_exchanged, factor: the factors are exchanged: each part gets the other's
+    - [a * part for part in parts]
+    + [b * part for part in parts]
+    - parts.append(b * fx)
+    + parts.append(a * fx)
 
     stream_undivided, names: nothing is divided at all: weights must sum to 1
     - divide(torch.cat(parts, -1), l)

@@ -124,6 +124,10 @@ merge.slips(
     - rescale_factor(a.m, m), rescale_factor(b.m, m)
     + torch.exp(finite(m) - finite(a.m)), torch.exp(finite(m) - finite(b.m))
 
+    merge_exchanged, factor: the factors are exchanged: each state gets the other's
+    - rescale_factor(a.m, m), rescale_factor(b.m, m)
+    + rescale_factor(b.m, m), rescale_factor(a.m, m)
+
     merge_divided, M17, values: o is divided by l already; the state keeps sums, finalise divides
     - fa * a.o + fb * b.o
     + (fa * a.o + fb * b.o) / (fa * a.l + fb * b.l).clamp(min=1e-30)
@@ -299,6 +303,10 @@ parts.slips(
     - lse = torch.logaddexp(lse1, lse2)
     + m = torch.maximum(lse1, lse2)
     + lse = m + ((lse1 - m).exp() + (lse2 - m).exp()).log()
+
+    merge_parts_exchanged, factor: the weights are exchanged: each part gets the other's
+    - torch.exp(lse1 - finite(lse)), torch.exp(lse2 - finite(lse))
+    + torch.exp(lse2 - finite(lse)), torch.exp(lse1 - finite(lse))
 
     merge_parts_average, pasted: the outputs are averaged, as if both parts weighed the same
     - a1[:, None] * o1 + a2[:, None] * o2

@@ -5,6 +5,7 @@ import math
 import torch
 
 from attnlib import SoftmaxState, calculate_local_fx
+from attnlib.course.exercises.books import in_blocks
 from attnlib.course.exercises.task import (
     INF,
     Task,
@@ -128,7 +129,7 @@ def by_states(s, block_size):
 
 # 2. Find and fix -----------------------------------------------------------
 
-attend = Task("attend_row", "Find and fix: the row that starts over", "row")
+attend = Task("attend_row", "Find and fix: the row that starts over", "row", ask=in_blocks)
 
 
 def values(s):
@@ -215,6 +216,12 @@ WRONG_LOOPS = attend.slips(
 )
 
 
+@attend.mistake("", "the blocks' own softmaxes are averaged, as if all weighed the same", "pasted")
+def attend_averaged(s, v, block_size):
+    pairs = list(zip(s.split(block_size), v.split(block_size)))
+    return sum(attend_always(s_j, v_j, block_size) for s_j, v_j in pairs) / len(pairs)
+
+
 @attend.mistake("", "the shorter last block is left out")
 def attend_whole_blocks(s, v, block_size):
     n = len(s) // block_size * block_size
@@ -231,7 +238,7 @@ def attend_stale(s, v, block_size):
     return lazy_stale(s, v, block_size, 8.0)
 
 
-@attend.right("the whole row at once, in float64")
+@attend.mistake("", "the whole row goes through exp at once; the loop has a block of it at a time")
 def attend_at_once(s, v, block_size):
     _, l, fx = calculate_local_fx(s.double())
     return divide(fx @ v.double(), l).float()
@@ -320,7 +327,7 @@ def two_rows(f):
 
 # 4. Find and fix -----------------------------------------------------------
 
-lazy = Task("attend_lazily", "Find and fix: lazy, and wrong", "lag")
+lazy = Task("attend_lazily", "Find and fix: lazy, and wrong", "lag", ask=in_blocks)
 
 
 @lazy.cases
@@ -366,6 +373,16 @@ lazy.slips(
     - m, l, o = m_new, a * l, a * o
     + m, o = m_new, a * o
 
+    lazy_for_ever, M5, explorer: m is never moved again: far above it, weights overflow
+    - if m_new > m + threshold:
+    + if m == -torch.inf:
+
+    lazy_clamped, M4, explorer: the exponents are cut off at the threshold instead of m being moved
+    - if m_new > m + threshold:
+    + if m == -torch.inf:
+    - torch.exp(s_j - finite(m))
+    + torch.exp((s_j - finite(m)).clamp(max=threshold))
+
     lazy_old_weights, M4: a block's weights are measured against the m before it, and added to
         sums that were rescaled to the new one
     - s.new_tensor(-torch.inf)
@@ -376,20 +393,6 @@ lazy.slips(
     - p = torch.exp(s_j - finite(m))  # (block,)
     """,
 )
-
-
-@lazy.mistake("M5", "m is never moved again: far above it, weights overflow", "explorer")
-def lazy_for_ever(s, v, block_size, threshold):
-    p = torch.exp(s - finite(s[:block_size].max()))
-    return divide(p @ v, p.sum())
-
-
-@lazy.mistake("M4", "the exponents are cut off at the threshold instead of m being moved",
-              "explorer")  # fmt: skip
-def lazy_clamped(s, v, block_size, threshold):
-    first = s[:block_size].max() if len(s) else s.new_tensor(0.0)
-    p = torch.exp((s - finite(first)).clamp(max=threshold))
-    return divide(p @ v, p.sum())
 
 
 @lazy.right("rescaled in every step after all")

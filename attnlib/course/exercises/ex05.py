@@ -251,6 +251,11 @@ by_rows.slips(
     - ** 0.5, -1)
     + ** 0.5, -2)
 
+    rows_of_the_first_dimension: q is cut along its first dimension, which is texts or heads, and
+        not along its rows
+    - q.split(rows, -2)
+    + q.split(rows)
+
     rows_unscaled, sqrt: the scale is left out
     - / q.shape[-1] ** 0.5
     """,

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from attnlib import SoftmaxState, attention_oracle, flash_attention, standard_attention
 from attnlib.course.exercises.answer import AtMost, Measured
-from attnlib.course.exercises.books import counted
+from attnlib.course.exercises.books import counted, in_blocks
 from attnlib.course.exercises.task import BadAnswer, Case, Task, cases_of, gaussian
 from attnlib.memory import forward_backward
 from attnlib.softmax import finite
@@ -78,7 +78,7 @@ reads.slips(
 # 2. Find and fix: the printed algorithm ------------------------------------
 
 printed = Task("flash2_rows", "Find and fix: Algorithm 1 as printed", "division",
-               parts=("o", "lse"), points=3)  # fmt: skip
+               parts=("o", "lse"), ask=in_blocks, points=3)  # fmt: skip
 
 
 def exact(q, k, v, *rest):
@@ -369,6 +369,12 @@ train.slips(
 )
 
 
+@train.mistake("M12", "one checkpoint is around everything: the backward computes all tiles again "
+               "at once, and holds them all")  # fmt: skip
+def training_in_one_checkpoint(q, k, v, block_size):
+    return checkpoint(training_keeps_tiles, q, k, v, block_size, use_reentrant=False)
+
+
 @train.mistake("", "the whole matrix is made", "four")
 def training_standard(q, k, v, block_size):
     return standard_attention(q, k, v)
@@ -445,6 +451,10 @@ back.slips(
     backward_without_delta: delta, which keeps a row's ds summing to 0, is left out
     - dp - delta
     + dp
+
+    backward_dk_unscaled, M10, sqrt: dk lacks the scale 1 / √d
+    - scale * ds.mT @ q
+    + ds.mT @ q
 
     backward_unscaled, M10, sqrt: dq and dk lack the scale 1 / √d
     - scale * ds @ k, scale * ds.mT @ q

@@ -67,6 +67,10 @@ mask.slips(
     - j <=
     + j <
 
+    mask_one_too_far, fewer: a query sees one key beyond its own position
+    - i + Nk - Nq
+    + i + Nk - Nq + 1
+
     mask_inverted, padding: the mask says what is hidden; True must mean: may be seen
     - j <=
     + j >

@@ -5,10 +5,19 @@ from functools import cache
 
 import torch
 
-from attnlib import FlashAttentionCore, StdAttentionCord, attention_oracle
-from attnlib.course.exercises.task import Case, Task, cases_of, gaussian, test_task
+from attnlib import (
+    FlashAttentionCore,
+    SoftmaxState,
+    StdAttentionCord,
+    attention_oracle,
+    standard_attention,
+)
+from attnlib.course.exercises.answer import AtMost, Measured
+from attnlib.course.exercises.books import counted, largest
+from attnlib.course.exercises.task import BadAnswer, Case, Task, cases_of, gaussian, test_task
 from attnlib.course.inputs import make_qkv
 from attnlib.memory import CUBLAS_WORKSPACE, bytes_needed, forward, predicted_peak
+from attnlib.traffic import Tape
 
 # 1. Predict ----------------------------------------------------------------
 
@@ -312,3 +321,110 @@ def card_roughly(gib, heads, d):
 @card.right("tried out on meta tensors")
 def card_tried(gib, heads, d):
     return card.all_cases()[f"{gib} GiB, {heads} head{'s' * (heads > 1)} of {d}"].expected
+
+
+# 5. Capstone ----------------------------------------------------------------
+
+ROOM = 40  # blocks of scores at the peak: well below the 64 of one matrix
+
+
+def ask_core(f, q, k, v, block_size, causal):
+    """The answer, the blocks of scores at the peak, and the numbers loaded from the tape."""
+    tape = Tape(zip(k.split(block_size), v.split(block_size)))
+    o, timeline = counted(lambda: f(q, tape, block_size, causal))
+    if tape.moved < k.numel() + v.numel():
+        raise BadAnswer("It does not take every block of k and v from the tape.")
+    peak = timeline.peak / (4 * block_size**2) if len(q) >= 128 else 0
+    return o, Measured(peak, largest(timeline)), tape.moved
+
+
+core = Task("own_core", "Capstone: a core of your own", "memory", ask=ask_core, books=True,
+            parts=("o", "blocks of scores at the peak", "numbers loaded"), points=6)  # fmt: skip
+
+
+@core.cases
+def _():
+    def oracle(q, k, v, block_size, causal):
+        _, peak, loaded = ask_core(classic_core, q, k, v, block_size, causal)
+        o = attention_oracle(q, k, v, causal=causal)[0].to(q.dtype)
+        return o, AtMost(ROOM, round(peak, 1)), AtMost(loaded, loaded)
+
+    def inputs(N, M, d, factor=1.0):
+        return factor * gaussian(N, d, seed=N), gaussian(M, d, seed=M + 1), gaussian(M, 8, seed=2)
+
+    return cases_of(
+        oracle,
+        {
+            "4 words, blocks of 2": (*inputs(4, 4, 4), 2, False),
+            "the same, causal": (*inputs(4, 4, 4), 2, True),
+            "5 queries, 11 keys, causal": (*inputs(5, 11, 5), 4, True),
+            "9 queries, 5 keys, causal": (*inputs(9, 5, 5), 4, True),
+            "logits × 30": (*inputs(7, 9, 4, 30.0), 4, False),
+            "256 words, blocks of 32": (*inputs(256, 256, 16), 32, False),
+            "256 words, blocks of 32, causal": (*inputs(256, 256, 16), 32, True),
+        },
+    )
+
+
+@core.right("queries outside")
+def classic_core(q, tape, block_size, causal):
+    outs, shift = [], sum(len(k_j) for k_j, _ in tape.blocks) - len(q)
+    for i, q_i in enumerate(q.split(block_size)):
+        p_i = shift + i * block_size + torch.arange(len(q_i))[:, None]  # positions
+        state = SoftmaxState.identity(q_i, tape.blocks[0][1])
+        for j in range(len(tape.blocks)):
+            if causal and j * block_size > p_i[-1]:
+                break
+            k_j, v_j = tape.take(j)
+            s = q_i @ k_j.mT / q.shape[-1] ** 0.5
+            if causal:
+                s = s.masked_fill(j * block_size + torch.arange(len(k_j)) > p_i, -math.inf)
+            state = state.merge(SoftmaxState.of(s, v_j))
+        outs.append(state.finalise()[0])
+    return torch.cat(outs)
+
+
+core.slips(
+    classic_core,
+    """
+    core_loads_hidden_tiles, tiles: blocks are loaded that causal hides from every query of the row
+    - break
+    + tape.take(j)
+
+    core_top_left, M8, fewer: the diagonal starts in the top-left corner; it ends in the
+        bottom-right one
+    - shift + i * block_size
+    + i * block_size
+
+    core_unscaled, sqrt: the scale 1 / √d is left out
+    - / q.shape[-1] ** 0.5
+
+    core_without_rescaling, M16, division: neither l nor o is rescaled when m grows
+    - state = state.merge(SoftmaxState.of(s, v_j))
+    + new = SoftmaxState.of(s, v_j)
+    + state = SoftmaxState(torch.maximum(state.m, new.m), state.l + new.l, state.o + new.o)
+
+    core_sees_the_future: causal is not heeded within a tile
+    - if causal:
+    + if False:
+    """,
+)
+
+
+@core.mistake("", "the whole matrix is made", "memory")
+def core_of_one_matrix(q, tape, block_size, causal):
+    k, v = (torch.cat(x) for x in zip(*(tape.take(j) for j in range(len(tape.blocks)))))
+    return standard_attention(q, k, v, causal=causal)
+
+
+@core.right("keys outside: each block is loaded once, and all queries wait with their state")
+def core_keys_outside(q, tape, block_size, causal):
+    state = SoftmaxState.identity(q, tape.blocks[0][1])
+    p = sum(len(k_j) for k_j, _ in tape.blocks) - len(q) + torch.arange(len(q))[:, None]
+    for j in range(len(tape.blocks)):
+        k_j, v_j = tape.take(j)
+        s = q @ k_j.mT / q.shape[-1] ** 0.5
+        if causal:
+            s = s.masked_fill(j * block_size + torch.arange(len(k_j)) > p, -math.inf)
+        state = state.merge(SoftmaxState.of(s, v_j))
+    return state.finalise()[0]

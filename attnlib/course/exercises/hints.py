@@ -177,6 +177,11 @@ GUIDES = {
         15, 2,
         "What must be on the card, in bytes, as a function of N?",
         "2 N² + 3 N d numbers a head: which equation is that?"),
+    "own_core": Guide(
+        40, 3,
+        "Begin without causal: a state for some queries, a loop over the tape, one division.",
+        "Which loop is outside? Count the numbers loaded for both orders, and the bytes that wait. "
+        "With causal, which blocks need never be taken?"),
 }  # fmt: skip
 _given: Counter = Counter()
 

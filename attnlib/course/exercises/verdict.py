@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 
 from attnlib.course.exercises import books
-from attnlib.course.exercises.answer import Problem, shown
+from attnlib.course.exercises.answer import AtMost, Problem, shown
 from attnlib.course.exercises.attempt import Answer, attempt, names, tensors
 from attnlib.course.exercises.catalogue import TASKS
 from attnlib.course.exercises.diagnosis import REJECTED, THROUGH, diagnose, problem_of, share_of
@@ -96,7 +96,8 @@ def _judge(task, f) -> Verdict:
         problems = _fickle(task, f, answers)
     if not problems:
         said = f"right on {_count(task, len(answers))}"
-        return Verdict(task.name, PASSED, said, remarks=_crashes(answers), share=1.0)
+        facts, remarks = _scores(task, answers), _crashes(answers)
+        return Verdict(task.name, PASSED, said, facts, remarks, share=1.0)
     return _explain(task, f, answers, problems)
 
 
@@ -117,6 +118,19 @@ def _fickle(task, f, answers) -> dict[str, Problem]:
     cases = reversed(task.all_cases().items())
     again = {title: attempt(task, f, case.args, seed=1) for title, case in cases}
     return {t: Problem(FICKLE) for t in answers if again[t].value != answers[t].value}
+
+
+def _scores(task, answers) -> tuple[tuple[str, str], ...]:
+    """What right code reached on the last input, where the classic way's score is known."""
+    title, answer = list(answers.items())[-1]
+    expected = task.all_cases()[title].expected
+    if not isinstance(expected, tuple) or not isinstance(answer.value, tuple):
+        return ()
+    return tuple(
+        (name, f"{float(got):g} (the classic loop: {bound.classic:g}; {shown(bound)})")
+        for name, got, bound in zip(task.parts, answer.value, expected)
+        if isinstance(bound, AtMost) and bound.classic is not None
+    )
 
 
 def _crashes(answers) -> tuple[str, ...]:

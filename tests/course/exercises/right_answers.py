@@ -725,3 +725,19 @@ def fold_in_any_order(states, merge):
     states = list(states)
     random.shuffle(states)
     return fold_by_halves(states, merge)
+
+
+@right("own_core")
+def core_by_lse(q, tape, block_size, causal):
+    n = sum(len(k_j) for k_j, _ in tape.blocks)
+    o, lse = 0.0, torch.full((len(q), 1), -INF)
+    i = torch.arange(n - len(q), n)[:, None]
+    for j in reversed(range(len(tape.blocks))):
+        k_j, v_j = tape.take(j)
+        s = q @ k_j.mT / math.sqrt(q.shape[-1])
+        if causal:
+            s = torch.where(j * block_size + torch.arange(len(k_j)) <= i, s, -INF)
+        new = torch.logaddexp(lse, s.logsumexp(-1, keepdim=True))
+        o = o * torch.exp(lse - finite(new)) + torch.exp(s - finite(new)) @ v_j
+        lse = new
+    return o

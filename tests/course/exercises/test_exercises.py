@@ -357,6 +357,22 @@ def test_numbers_cannot_leave_the_books():
     assert "It leaves torch by numpy or lists" in repr(check(attention_by_rows))
 
 
+@pytest.mark.parametrize("name", ["attend_row", "attend_lazily"])
+def test_a_whole_row_at_once_is_refused_where_a_loop_is_asked_for(name):
+    def in_one_line(s, v, *rest):
+        return torch.softmax(s, -1).nan_to_num(0.0) @ v
+
+    assert "of a row through softmax at once" in repr(check(in_one_line, name))
+
+
+def test_the_capstone_shows_what_was_reached_beside_the_classic_loop():
+    said = repr(check(TASKS["own_core"].variants["queries outside"], "own_core"))
+    assert re.search(
+        r"blocks of scores at the peak +5\.\d+ \(the classic loop: 5\.\d; at most 40", said
+    )
+    assert re.search(r"numbers loaded +(\d+) \(the classic loop: \1; at most \1\)", said)
+
+
 # Hints ---------------------------------------------------------------------
 
 
@@ -373,7 +389,7 @@ def test_every_exercise_has_its_hints_and_none_has_a_line_of_the_solution():
     assert set(hints.GUIDES) == set(TASKS)
     lines = {line for line in students.solution_lines() if len(line) > 12}
     for guide in hints.GUIDES.values():
-        assert 5 <= guide.minutes <= 30 and guide.level in (1, 2, 3)
+        assert 5 <= guide.minutes <= 40 and guide.level in (1, 2, 3)
         assert not [line for line in lines if line in guide.first + guide.second]
 
 

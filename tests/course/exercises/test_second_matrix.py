@@ -1,4 +1,4 @@
-"""The second kill matrix: fresh wrong and right answers, none of them known to the checks."""
+"""The second kill matrix: wrong and right answers that the checks were not made from."""
 
 import pytest
 from right_answers import RIGHT
@@ -33,7 +33,7 @@ def test_no_wrong_answer_gets_a_wrong_name(verdicts):
 
 
 def test_names_are_still_given(verdicts):
-    assert sum(bool(verdict.mistakes) for verdict in verdicts.values()) >= 10
+    assert sum(bool(verdict.mistakes) for verdict in verdicts.values()) >= 20
 
 
 @pytest.mark.parametrize("task, f", RIGHT, ids=[f.__name__ for _, f in RIGHT])

@@ -1,4 +1,5 @@
 """Wrong answers as learners write them; none was in attnlib when it was written here.
+Ten, the commonest, have become known mistakes since.
 
 `@wrong(task, names...)`: the names are those of known mistakes that would be true of
 it. Any other name, given by a verdict, is a wrong one.
@@ -152,7 +153,7 @@ def joined_by_a_quarter():
     return {"a1": 1.0, "a2": 0.25, "l": 9 / 8 + 0.25 * 5 / 2}
 
 
-@wrong("softmax_of_pieces")
+@wrong("softmax_of_pieces", "averaged")
 def pieces_averaged(pieces):
     return [torch.softmax(x, -1).nan_to_num(0.0) / len(pieces) for x in pieces]
 
@@ -188,7 +189,7 @@ def pieces_in_place(pieces):
     return pieces
 
 
-@wrong("stream_softmax")
+@wrong("stream_softmax", "stream_m_forgotten")
 def stream_forgets_m(pieces):
     parts, l = [], 0
     m = torch.full_like(pieces[0][..., :1], -INF)
@@ -201,7 +202,7 @@ def stream_forgets_m(pieces):
     return divide(torch.cat(parts, -1), l)
 
 
-@wrong("stream_softmax")
+@wrong("stream_softmax", "stream_factors_exchanged")
 def stream_factors_exchanged(pieces):
     parts, l = [], 0
     m = torch.full_like(pieces[0][..., :1], -INF)
@@ -290,7 +291,7 @@ def merge_adds_everything(a, b):
     return SoftmaxState(a.m + b.m, a.l + b.l, a.o + b.o)
 
 
-@wrong("merge")
+@wrong("merge", "merge_exchanged")
 def merge_factors_exchanged(a, b):
     m = torch.maximum(a.m, b.m)
     fa, fb = rescale_factor(b.m, m), rescale_factor(a.m, m)
@@ -346,7 +347,7 @@ def parts_by_softmax(o1, lse1, o2, lse2):
     return w[0, :, None] * o1 + w[1, :, None] * o2, torch.logaddexp(lse1, lse2)
 
 
-@wrong("merge_parts")
+@wrong("merge_parts", "merge_parts_exchanged")
 def parts_weights_exchanged(o1, lse1, o2, lse2):
     lse = torch.logaddexp(lse1, lse2)
     a1, a2 = rescale_factor(lse2, lse), rescale_factor(lse1, lse)
@@ -428,7 +429,7 @@ def row_weights_against_old_m(s, v, block_size):
     return divide(o, l)
 
 
-@wrong("attend_row")
+@wrong("attend_row", "attend_averaged")
 def row_mean_of_blocks(s, v, block_size):
     outs = [torch.softmax(a, -1).nan_to_num(0.0) @ b
             for a, b in zip(s.split(block_size), v.split(block_size))]  # fmt: skip
@@ -535,7 +536,7 @@ def bias_with_a_floor(q, k, v, bias):
     return torch.softmax(q @ k.mT / (q.shape[-1] // 2) ** 0.5 + bias, -1) @ v
 
 
-@wrong("attention_by_rows")
+@wrong("attention_by_rows", "rows_of_the_first_dimension")
 def rows_split_along_0(q, k, v, rows):
     outs = [torch.softmax(x @ k.mT / q.shape[-1] ** 0.5, -1) @ v for x in q.split(rows)]
     return torch.cat(outs)
@@ -658,7 +659,7 @@ def half_weights_only_in_float32(q, k, v, block_size):
     return p @ v
 
 
-@wrong("trainable_attention")
+@wrong("trainable_attention", "training_in_one_checkpoint")
 def train_one_checkpoint(q, k, v, block_size):
     def whole(q, k, v):
         outs = []
@@ -698,7 +699,7 @@ def backward_p_not_turned(q, k, v, o, lse, do, dlse):
     return c * ds @ k, c * ds.mT @ q, p @ do
 
 
-@wrong("attention_backward")
+@wrong("attention_backward", "backward_dk_unscaled")
 def backward_dk_unscaled(q, k, v, o, lse, do, dlse):
     c = q.shape[-1] ** -0.5
     p = torch.exp(c * q @ k.mT - lse[:, None])
@@ -717,7 +718,7 @@ def backward_delta_of_v(q, k, v, o, lse, do, dlse):
 # 07 --------------------------------------------------------------------------
 
 
-@wrong("causal_mask")
+@wrong("causal_mask", "mask_one_too_far")
 def mask_one_too_far(Nq, Nk):
     return torch.ones(Nq, Nk, dtype=torch.bool).tril(Nk - Nq + 1)
 
@@ -834,3 +835,25 @@ def largest_of_three(gib, heads, d):
 @wrong("largest_N")
 def largest_in_kib(gib, heads, d):
     return int(math.sqrt(gib * 2**20 / (8 * heads)))
+
+
+@wrong("own_core")
+def core_beside_the_tape(q, tape, block_size, causal):
+    k, v = (torch.cat(x) for x in zip(*tape.blocks))
+    return StdAttentionCord(q.shape[-1])(q, k, v, causal=causal)
+
+
+@wrong("own_core")
+def core_divides_in_every_block(q, tape, block_size, causal):
+    o, m, l = 0.0, torch.full((len(q), 1), -INF), 0.0
+    at = sum(len(x) for x, _ in tape.blocks) - len(q) + torch.arange(len(q))[:, None]
+    for j in range(len(tape.blocks)):
+        k_j, v_j = tape.take(j)
+        s = q @ k_j.mT / q.shape[-1] ** 0.5
+        if causal:
+            s = s.masked_fill(j * block_size + torch.arange(len(k_j)) > at, -INF)
+        m_new = torch.maximum(m, s.amax(-1, keepdim=True))
+        a, p = rescale_factor(m, m_new), torch.exp(s - finite(m_new))
+        m, l = m_new, a * l + p.sum(-1, keepdim=True)
+        o = divide(a * o + p @ v_j, l)
+    return o
