@@ -109,10 +109,8 @@ class Bookkeeper(TorchDispatchMode):
             old = self.storages.get(key)
             if old is None or (name and nbytes != old.nbytes):  # born, or resized by out=
                 free = name is None or self.device not in (None, x.device.type)
-                size, label = (
-                    0 if free else round_up(self.sized(nbytes)),
-                    f"{name} {tuple(x.shape)}",
-                )
+                size = 0 if free else round_up(self.sized(nbytes))
+                label = f"{name} {tuple(x.shape)}"
                 ref = weakref.ref(storage, lambda _, key=key: self._freed(key))
                 self._enter(size, label)
                 if old is not None:

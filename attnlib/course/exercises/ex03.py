@@ -187,8 +187,9 @@ def fold_counted(fold, states):
     return *root.state.finalise(), root.rounds
 
 
-tree = Task("fold_tree", "Fold over a tree", "tree", parts=("o / l", "lse", "rounds"),
-            ask=fold_counted)  # fmt: skip
+tree = Task(
+    "fold_tree", "Fold over a tree", "tree", parts=("o / l", "lse", "rounds"), ask=fold_counted
+)
 
 
 @tree.cases
@@ -233,8 +234,11 @@ tree.slips(
 )
 
 
-@tree.mistake("", "a state left over is merged at the very end instead of going up with the "
-              "others; each adds a round")  # fmt: skip
+@tree.mistake(
+    "",
+    "a state left over is merged at the very end instead of going up with the "
+    "others; each adds a round",
+)
 def fold_leftovers_last(states, merge):
     left_over = []
     while len(states) > 1:
@@ -334,8 +338,12 @@ parts.slips(
 )
 
 
-@parts.mistake("M7", "e^lse is computed on the way: it overflows where a score is above 88, and "
-               "is 0 where all are below −104", "overflow")  # fmt: skip
+@parts.mistake(
+    "M7",
+    "e^lse is computed on the way: it overflows where a score is above 88, and "
+    "is 0 where all are below −104",
+    "overflow",
+)
 def merge_parts_by_exp(o1, lse1, o2, lse2):
     l1, l2 = lse1.exp(), lse2.exp()
     l = l1 + l2
@@ -344,8 +352,10 @@ def merge_parts_by_exp(o1, lse1, o2, lse2):
 
 @parts.right("as states with l = 1")
 def merge_parts_as_states(o1, lse1, o2, lse2):
-    a, b = (SoftmaxState(x[:, None], (x[:, None] > -INF).float(), o)
-            for o, x in ((o1, lse1), (o2, lse2)))  # fmt: skip
+    a, b = (
+        SoftmaxState(x[:, None], (x[:, None] > -INF).float(), o)
+        for o, x in ((o1, lse1), (o2, lse2))
+    )
     return a.merge(b).finalise()
 
 
@@ -357,8 +367,9 @@ def merge_parts_by_softmax(o1, lse1, o2, lse2):
     return o.float(), both.logsumexp(-1).float()
 
 
-kernel = Task("merge_kernel_parts", "Find and fix: the fast kernel's parts", "values",
-              parts=("o", "lse"))  # fmt: skip
+kernel = Task(
+    "merge_kernel_parts", "Find and fix: the fast kernel's parts", "values", parts=("o", "lse")
+)
 kernel.cases(lambda: partials(1 / LN_2))
 
 
@@ -443,8 +454,10 @@ def _():
         ("the part has seen nothing", s1, torch.full_like(s2, -INF)),
         ("logits around 300", s1 + 300, s2 + 301),
     ):
-        a, b = SoftmaxState.of(rest.double(), v1[: rest.shape[-1]]), SoftmaxState.of(
-            part.double(), v2[: part.shape[-1]])  # fmt: skip
+        a, b = (
+            SoftmaxState.of(rest.double(), v1[: rest.shape[-1]]),
+            SoftmaxState.of(part.double(), v2[: part.shape[-1]]),
+        )
         cases[name] = Case((a.merge(b), b), attend(rest, v1[: rest.shape[-1]]))
     return cases
 

@@ -180,8 +180,10 @@ def both_scaled(q, k, v, bias):
 
 @biased.right("row by row")
 def row_by_row(q, k, v, bias):
-    rows = [bias_on_scaled_scores(q[..., i : i + 1, :], k, v, bias[i : i + 1])
-            for i in range(q.shape[-2])]  # fmt: skip
+    rows = [
+        bias_on_scaled_scores(q[..., i : i + 1, :], k, v, bias[i : i + 1])
+        for i in range(q.shape[-2])
+    ]
     return torch.cat(rows, -2)
 
 
@@ -200,8 +202,15 @@ def ask_rows(f, q, k, v, rows):
     return o, Measured(blocks, largest(timeline) / block)
 
 
-by_rows = Task("attention_by_rows", "Attention, some rows at a time", "alive", ask=ask_rows,
-               parts=("o", "blocks of scores at the peak"), books=True, points=3)  # fmt: skip
+by_rows = Task(
+    "attention_by_rows",
+    "Attention, some rows at a time",
+    "alive",
+    ask=ask_rows,
+    parts=("o", "blocks of scores at the peak"),
+    books=True,
+    points=3,
+)
 
 
 @by_rows.cases
@@ -217,12 +226,16 @@ def _():
             "3 rows, 8 at a time": (*gaussian_qkv(N=3), 8),
             "two texts of three heads": (*gaussian_qkv(2, 3, N=7, seed=4), 3),
             "one key": (*gaussian_qkv(N=7, M=1), 3),
-            "logits × 20": (*gaussian_qkv(N=5)[:1], 20 * gaussian(7, 4, seed=1),
-                            gaussian(7, 3, seed=2), 2),
+            "logits × 20": (
+                *gaussian_qkv(N=5)[:1],
+                20 * gaussian(7, 4, seed=1),
+                gaussian(7, 3, seed=2),
+                2,
+            ),
             "128 rows, 8 at a time": (*gaussian_qkv(2, N=128, M=128, d=8, dv=8), 8),
             "512 rows, 32 at a time": (*gaussian_qkv(N=512, M=512, d=5, dv=8), 32),
         },
-    )  # fmt: skip
+    )
 
 
 @by_rows.mistake("", "the whole matrix is made first, and only then taken in blocks")

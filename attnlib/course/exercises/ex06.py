@@ -77,8 +77,14 @@ reads.slips(
 
 # 2. Find and fix: the printed algorithm ------------------------------------
 
-printed = Task("flash2_rows", "Find and fix: Algorithm 1 as printed", "division",
-               parts=("o", "lse"), ask=in_blocks, points=3)  # fmt: skip
+printed = Task(
+    "flash2_rows",
+    "Find and fix: Algorithm 1 as printed",
+    "division",
+    parts=("o", "lse"),
+    ask=in_blocks,
+    points=3,
+)
 
 
 def exact(q, k, v, *rest):
@@ -193,15 +199,22 @@ def _():
             "scores up to 60 in bfloat16": (12 * long[0], *long[1:], 64),
             "values near 500 in float16": (*tall[:2], 500 + tall[2], 64),
             "q and k that are 100 and −100 in float16": (
-                100 + 0 * tall[0], -100 + 0 * tall[1], tall[2], 64),
+                100 + 0 * tall[0],
+                -100 + 0 * tall[1],
+                tall[2],
+                64,
+            ),
             "8 keys in float32": (*gaussian_qkv(M=8), 4),
             "8 keys in float64, which stay float64": (*gaussian_qkv(M=8, dtype=torch.float64), 4),
         },
-    )  # fmt: skip
+    )
 
 
-@half.mistake("M14", "m, l and o are carried in 16 bits: a long sum stops growing, and a large one "
-              "overflows", shown=True)  # fmt: skip
+@half.mistake(
+    "M14",
+    "m, l and o are carried in 16 bits: a long sum stops growing, and a large one overflows",
+    shown=True,
+)
 def half_carries(q, k, v, block_size):
     state = SoftmaxState.identity(q, v)
     for k_j, v_j in zip(k.split(block_size), v.split(block_size)):
@@ -295,9 +308,15 @@ def _gradients(f, q, k, v, do, block_size):
     return o.detach(), *grads
 
 
-train = Task("trainable_attention", "Find and fix: the peak that did not fall", "training",
-             parts=("o", "dq", "dk", "dv", "growth of the peak when N doubles"),
-             ask=ask_training, books=True, points=3)  # fmt: skip
+train = Task(
+    "trainable_attention",
+    "Find and fix: the peak that did not fall",
+    "training",
+    parts=("o", "dq", "dk", "dv", "growth of the peak when N doubles"),
+    ask=ask_training,
+    books=True,
+    points=3,
+)
 
 
 @train.cases
@@ -323,8 +342,12 @@ def _():
     )
 
 
-@train.mistake("M12", "autograd keeps something of every tile until the backward, its weights or "
-               "its state: together that is N × N numbers again", shown=True)  # fmt: skip
+@train.mistake(
+    "M12",
+    "autograd keeps something of every tile until the backward, its weights or "
+    "its state: together that is N × N numbers again",
+    shown=True,
+)
 def training_keeps_tiles(q, k, v, block_size):
     outs = []
     for q_i in q.split(block_size):
@@ -343,8 +366,11 @@ def block_of_queries(q_i, k, v, block_size):
     return state.finalise()[0]
 
 
-@train.mistake("M12", "each tile is recomputed, and the state before it is kept: N / block "
-               "states of N rows are N × N numbers again")  # fmt: skip
+@train.mistake(
+    "M12",
+    "each tile is recomputed, and the state before it is kept: N / block "
+    "states of N rows are N × N numbers again",
+)
 def training_keeps_states(q, k, v, block_size):
     def step(m, l, o, k_j, v_j):
         s = q @ k_j.mT / q.shape[-1] ** 0.5
@@ -369,8 +395,11 @@ train.slips(
 )
 
 
-@train.mistake("M12", "one checkpoint is around everything: the backward computes all tiles again "
-               "at once, and holds them all")  # fmt: skip
+@train.mistake(
+    "M12",
+    "one checkpoint is around everything: the backward computes all tiles again "
+    "at once, and holds them all",
+)
 def training_in_one_checkpoint(q, k, v, block_size):
     return checkpoint(training_keeps_tiles, q, k, v, block_size, use_reentrant=False)
 
@@ -388,8 +417,12 @@ def training_without_gradients(q, k, v, block_size):
 
 @train.right("a block of queries computed again in the backward")
 def training_checkpointed(q, k, v, block_size):
-    return torch.cat([checkpoint(block_of_queries, q_i, k, v, block_size, use_reentrant=False)
-                      for q_i in q.split(block_size)])  # fmt: skip
+    return torch.cat(
+        [
+            checkpoint(block_of_queries, q_i, k, v, block_size, use_reentrant=False)
+            for q_i in q.split(block_size)
+        ]
+    )
 
 
 @train.right("by the library's core")
@@ -399,8 +432,13 @@ def training_by_core(q, k, v, block_size):
 
 # 5. Find and fix: the gradient of lse ---------------------------------------
 
-back = Task("attention_backward", "Find and fix: half a gradient", "training",
-            parts=("dq", "dk", "dv"), points=3)  # fmt: skip
+back = Task(
+    "attention_backward",
+    "Find and fix: half a gradient",
+    "training",
+    parts=("dq", "dk", "dv"),
+    points=3,
+)
 
 
 @back.cases

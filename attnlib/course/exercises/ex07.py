@@ -282,8 +282,19 @@ def window_by_core(q, k, v, window, block_size):
 # 4. Write the test ---------------------------------------------------------
 
 
-def masked_standard(q, k, v, causal=False, key_mask=None, hide=-INF, align=True, ends=0, over=True,
-                    both=True, c=-0.5):  # fmt: skip
+def masked_standard(
+    q,
+    k,
+    v,
+    causal=False,
+    key_mask=None,
+    hide=-INF,
+    align=True,
+    ends=0,
+    over=True,
+    both=True,
+    c=-0.5,
+):
     """Standard attention with masks, right or with one thing wrong."""
     Nq, Nk = q.shape[-2], k.shape[-2]
     see = torch.ones(Nq, Nk, dtype=torch.bool)
@@ -412,8 +423,14 @@ def ask_sinks(f, core, q, k, v, sinks, window):
     return o
 
 
-sinks = Task("sink_attention", "A mask that the core does not know", "tiles", ask=ask_sinks,
-             books=True, points=3)  # fmt: skip
+sinks = Task(
+    "sink_attention",
+    "A mask that the core does not know",
+    "tiles",
+    ask=ask_sinks,
+    books=True,
+    points=3,
+)
 
 
 @sinks.cases
@@ -468,8 +485,12 @@ def sinks_from_the_future(core, q, k, v, n, w):
     return merge_parts(*first, *core(q, k[n:], v[n:], window=w, return_lse=True))
 
 
-@sinks.mistake("M8", "the sinks are asked for with causal: its diagonal ends at the last query and "
-               "the last sink, so that all but the last queries see none", "fewer")  # fmt: skip
+@sinks.mistake(
+    "M8",
+    "the sinks are asked for with causal: its diagonal ends at the last query and "
+    "the last sink, so that all but the last queries see none",
+    "fewer",
+)
 def sinks_causal(core, q, k, v, n, w):
     first = core(q, k[:n], v[:n], causal=True, return_lse=True)
     return merge_parts(*first, *core(q, k[n:], v[n:], window=w, return_lse=True))
@@ -512,6 +533,8 @@ def sinks_merged(core, q, k, v, n, w):
 @sinks.right("as states")
 def sinks_as_states(core, q, k, v, n, w):
     o1, lse1, o2, lse2 = sink_parts(core, q, k, v, n, w)
-    a, b = (SoftmaxState(x[:, None], torch.exp(x - finite(x))[:, None], o)
-            for o, x in ((o1, lse1), (o2, lse2)))  # fmt: skip
+    a, b = (
+        SoftmaxState(x[:, None], torch.exp(x - finite(x))[:, None], o)
+        for o, x in ((o1, lse1), (o2, lse2))
+    )
     return a.merge(b).finalise()[0]

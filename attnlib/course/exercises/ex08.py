@@ -216,8 +216,11 @@ def sample(N=512, factor=1.0):
     return factor * q, k, v + 1
 
 
-@bf16.mistake("M9", "a test compares with standard attention bit by bit: both round, each in its "
-              "own way, and float64 is the judge")  # fmt: skip
+@bf16.mistake(
+    "M9",
+    "a test compares with standard attention bit by bit: both round, each in its "
+    "own way, and float64 is the judge",
+)
 def bits_of_standard(f):
     assert torch.equal(f(*sample()), std16(*sample()))
 
@@ -338,8 +341,15 @@ def ask_core(f, q, k, v, block_size, causal):
     return o, Measured(peak, largest(timeline)), tape.moved
 
 
-core = Task("own_core", "Capstone: a core of your own", "memory", ask=ask_core, books=True,
-            parts=("o", "blocks of scores at the peak", "numbers loaded"), points=6)  # fmt: skip
+core = Task(
+    "own_core",
+    "Capstone: a core of your own",
+    "memory",
+    ask=ask_core,
+    books=True,
+    parts=("o", "blocks of scores at the peak", "numbers loaded"),
+    points=6,
+)
 
 
 @core.cases

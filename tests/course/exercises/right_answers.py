@@ -80,8 +80,9 @@ def lse_by_halves(x):
 @right("masked_softmax")
 def masked_row_by_row(x, see):
     p = torch.zeros_like(x)
-    for p_i, x_i, see_i in zip(p.view(-1, x.shape[-1]), x.reshape(-1, x.shape[-1]),
-                               see.reshape(-1, x.shape[-1])):  # fmt: skip
+    for p_i, x_i, see_i in zip(
+        p.view(-1, x.shape[-1]), x.reshape(-1, x.shape[-1]), see.reshape(-1, x.shape[-1])
+    ):
         if see_i.any():
             p_i[see_i] = torch.softmax(x_i[see_i], -1)
     return p

@@ -61,8 +61,14 @@ def test_a_students_solution_cell_holds_the_stub_alone():
 def test_the_checks_work_from_the_archive(archive):
     root, _ = archive
     env = {**os.environ, "PYTHONPATH": str(root)}
-    said = subprocess.run([sys.executable, "-c", TRY], cwd=root / "notebooks" / "exercises",
-                          env=env, capture_output=True, text=True, check=True).stdout  # fmt: skip
+    said = subprocess.run(
+        [sys.executable, "-c", TRY],
+        cwd=root / "notebooks" / "exercises",
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert said.startswith(str(root))
     points = len(TASKS["log_sum_exp"].all_cases())
     assert f"✓ log_sum_exp: right on {points} inputs" in said

@@ -89,10 +89,14 @@ def test_a_verdict_says_input_what_came_what_was_expected_and_the_mistake():
         return state._replace(o=a.o + b.o)
 
     said = repr(check(merge))
-    for words in ("wrong on 10 of 14 inputs", "input     ln 1, ln 2 and ln 4, ln 1: a = (m =",
-                  "came      o / l = [", "expected  o / l = [0.4168, -0.7645]",
-                  "This is what comes out when o is not rescaled",
-                  "See lesson 03, “The values join”"):  # fmt: skip
+    for words in (
+        "wrong on 10 of 14 inputs",
+        "input     ln 1, ln 2 and ln 4, ln 1: a = (m =",
+        "came      o / l = [",
+        "expected  o / l = [0.4168, -0.7645]",
+        "This is what comes out when o is not rescaled",
+        "See lesson 03, “The values join”",
+    ):
         assert words in said, said
 
 
@@ -491,10 +495,25 @@ def bare(function) -> str:
 
 
 ROLES = {  # of the project's list of mistakes: how the exercises use each
-    "M1": "mend", "M2": "mend", "M3": "right", "M4": "mend", "M5": "predict", "M6": "mend",
-    "M7": "mend", "M8": "mend", "M9": "test", "M10": "mend", "M11": "predict", "M12": "mend",
-    "M13": "mend", "M14": "mend", "M15": "test", "M16": "mend", "M17": "mend", "M18": "mend",
-}  # fmt: skip
+    "M1": "mend",
+    "M2": "mend",
+    "M3": "right",
+    "M4": "mend",
+    "M5": "predict",
+    "M6": "mend",
+    "M7": "mend",
+    "M8": "mend",
+    "M9": "test",
+    "M10": "mend",
+    "M11": "predict",
+    "M12": "mend",
+    "M13": "mend",
+    "M14": "mend",
+    "M15": "test",
+    "M16": "mend",
+    "M17": "mend",
+    "M18": "mend",
+}
 
 
 @pytest.mark.parametrize("fact, role", ROLES.items())
@@ -517,10 +536,15 @@ def test_the_right_half_of_lazy_rescaling_passes():
 
 @pytest.mark.skipif(not SOLUTIONS, reason="the solutions are not in this copy of the course")
 def test_broken_code_is_one_of_the_mistakes_that_the_check_knows():
-    shown = {bare(ast.parse(textwrap.dedent(inspect.getsource(m.run))).body[0])
-             for task in TASKS.values() for m in task.mistakes if m.shown}  # fmt: skip
-    cells = [c for n in SOLUTIONS.values() for c in n.cells
-             if "as-it-came" in c.metadata.get("tags", [])]  # fmt: skip
+    shown = {
+        bare(ast.parse(textwrap.dedent(inspect.getsource(m.run))).body[0])
+        for task in TASKS.values()
+        for m in task.mistakes
+        if m.shown
+    }
+    cells = [
+        c for n in SOLUTIONS.values() for c in n.cells if "as-it-came" in c.metadata.get("tags", [])
+    ]
     assert {bare(ast.parse(c.source).body[0]) for c in cells} == shown
     assert len(cells) == len(shown) >= 5
 

@@ -98,8 +98,10 @@ def scores(course):
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{course}/gradebook.db") as book:
-        return {s: {n.name: (n.score, n.max_score) for n in book.find_submission("ps", s).notebooks}
-                for s in ANSWERS}  # fmt: skip
+        return {
+            s: {n.name: (n.score, n.max_score) for n in book.find_submission("ps", s).notebooks}
+            for s in ANSWERS
+        }
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
@@ -150,9 +152,11 @@ def test_the_class_report_names_the_mistakes_of_eight_students(tmp_path):
         def answer(name, solved, chosen=chosen):
             if not chosen.get(name):
                 return solved
-            return (f"from attnlib.course.exercises import TASKS\ndef {name}(*args):\n    return "
-                    f"{{m.run.__name__: m.run for m in TASKS['{name}'].mistakes}}"
-                    f"['{chosen[name]}'](*args)")  # fmt: skip
+            return (
+                f"from attnlib.course.exercises import TASKS\ndef {name}(*args):\n    return "
+                f"{{m.run.__name__: m.run for m in TASKS['{name}'].mistakes}}"
+                f"['{chosen[name]}'](*args)"
+            )
 
         nbformat.write(handed_in(path, released, answer), tmp_path / f"{student}_{path.name}")
     rows = grading.grade(tmp_path)

@@ -176,8 +176,10 @@ def pieces_one_maximum_for_all(pieces):
 
 @wrong("softmax_of_pieces")
 def pieces_zipped_with_the_next(pieces):
-    return [torch.softmax(torch.cat((x, y), -1), -1)[..., : x.shape[-1]]
-            for x, y in zip(pieces, pieces[1:] + pieces[:1])]  # fmt: skip
+    return [
+        torch.softmax(torch.cat((x, y), -1), -1)[..., : x.shape[-1]]
+        for x, y in zip(pieces, pieces[1:] + pieces[:1])
+    ]
 
 
 @wrong("softmax_of_pieces")
@@ -431,8 +433,10 @@ def row_weights_against_old_m(s, v, block_size):
 
 @wrong("attend_row", "attend_averaged")
 def row_mean_of_blocks(s, v, block_size):
-    outs = [torch.softmax(a, -1).nan_to_num(0.0) @ b
-            for a, b in zip(s.split(block_size), v.split(block_size))]  # fmt: skip
+    outs = [
+        torch.softmax(a, -1).nan_to_num(0.0) @ b
+        for a, b in zip(s.split(block_size), v.split(block_size))
+    ]
     return torch.stack(outs).mean(0)
 
 
@@ -545,8 +549,10 @@ def rows_split_along_0(q, k, v, rows):
 @wrong("attention_by_rows", "rows_dropped")
 def rows_floor(q, k, v, rows):
     n = q.shape[-2] // rows
-    outs = [torch.softmax(q[..., i * rows : (i + 1) * rows, :] @ k.mT / q.shape[-1] ** 0.5, -1) @ v
-            for i in range(n)]  # fmt: skip
+    outs = [
+        torch.softmax(q[..., i * rows : (i + 1) * rows, :] @ k.mT / q.shape[-1] ** 0.5, -1) @ v
+        for i in range(n)
+    ]
     return torch.cat(outs, -2)
 
 
