@@ -233,7 +233,7 @@ def _():
                 2,
             ),
             "128 rows, 8 at a time": (*gaussian_qkv(2, N=128, M=128, d=8, dv=8), 8),
-            "512 rows, 32 at a time": (*gaussian_qkv(N=512, M=512, d=5, dv=8), 32),
+            "256 rows, 32 at a time": (*gaussian_qkv(N=256, M=256, d=5, dv=8), 32),
         },
     )
 

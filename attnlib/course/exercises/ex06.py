@@ -286,7 +286,7 @@ def ask_training(f, q, k, v, do, block_size):
     """The output, the gradients, and by how much the peak grows when N doubles."""
     fn = forward_backward(lambda *qkv: f(*qkv, block_size))
     o, *grads = _gradients(f, q, k, v, do, block_size)
-    if len(q) < 128:
+    if len(q) < 96:
         return o, *grads, Measured(0)
     with_graph = [x.detach().requires_grad_() for x in (q, k, v)]
     kept = counted(lambda: f(*with_graph, block_size))[1].kept
@@ -337,7 +337,7 @@ def _():
             "8 words, blocks of 4": (*inputs(8, 4), 4),
             "9 words, blocks of 4": (*inputs(9, 4, seed=4), 4),
             "logits × 5": (*inputs(12, 4, 5.0, seed=8), 4),
-            "128 words, then 256, in blocks of 32": (*inputs(128, 16), 32),
+            "96 words, then 192, in blocks of 32": (*inputs(96, 16), 32),
         },
     )
 
