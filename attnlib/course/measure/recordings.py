@@ -20,7 +20,7 @@ import torch
 from attnlib.course import HOME
 from attnlib.course.measure.jobs import Job
 from attnlib.course.measure.machine import context_bytes, machine, measuring
-from attnlib.course.measure.sections import SECTIONS
+from attnlib.course.measure.sections import SECTIONS, USUAL
 from attnlib.memory import Event, Timeline, predicted_timeline
 
 ROOT = Path(__file__).parents[3]
@@ -28,7 +28,7 @@ RUNS, BUILD = ROOT / "figures" / "runs", ROOT / "build" / "runs"
 
 
 def record(sections=(), into: dict | None = None) -> dict:
-    """Measure every section here; says on stderr which one is under way.
+    """Measure the usual sections here; says on stderr which one is under way.
 
     Of `sections` only these, `into` a recording that this machine made before.
     """
@@ -38,7 +38,7 @@ def record(sections=(), into: dict | None = None) -> dict:
         recording = into | {"command": f"{into['command']}, then {_later(sections, today)}"}
     elif sections:
         recording["command"] += f" {' '.join(sections)}"
-    for name in sections or [name for name in SECTIONS if name != "training"]:
+    for name in sections or USUAL:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         recording[name] = SECTIONS[name]()
     # Last, since CUDA's context has grown by every kernel that was called.

@@ -8,7 +8,7 @@ from attnlib.course.measure import recordings, report, sections
 from attnlib.course.measure.jobs import Job
 
 RECORDINGS = sorted(recordings.RUNS.glob("*.json"))
-CALLS = set(sections.SECTIONS) - {"exp"}  # its rows are no calls of a core
+CALLS = set(sections.USUAL) - {"exp"}  # its rows are no calls of a core
 
 
 def test_there_is_a_recording_of_a_gpu_and_of_a_cpu():
@@ -20,7 +20,7 @@ def test_a_recording_says_where_when_and_how(path):
     recording = json.loads(path.read_text())
     assert recording["machine"]["device"] and recording["machine"]["torch"]
     assert recording["date"] and recording["command"].startswith("python -m attnlib.course")
-    assert set(sections.SECTIONS) <= set(recording)
+    assert set(sections.USUAL) <= set(recording)
     assert report.summary(recording)
 
 
