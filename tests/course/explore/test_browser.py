@@ -28,7 +28,7 @@ pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[3]
 SHOTS = ROOT / "build" / "screenshots"
-LESSON, MASKS = "04_rescaling_explorer", "07_masks_and_shapes"
+FOLD, LESSON, MASKS = "03_one_fold", "04_rescaling_explorer", "07_masks_and_shapes"
 WALK, CORES = "06_flash_attention", "08_two_cores_on_gpu"
 NPM = ("requirejs@2.3.7", "@jupyter-widgets/html-manager@1.0.14", "mathjax@2.7.9")
 
@@ -130,6 +130,14 @@ def page(chromium, lab):
     page.close()
 
 
+@pytest.fixture(scope="module")
+def fold(chromium, lab, trace):
+    page = run_lesson(chromium, lab, FOLD, frame(describe_step(trace, 0)))
+    page.wait_for_selector("text=| Idle", timeout=60_000)
+    yield page
+    page.close()
+
+
 def come_to(page, selector):
     page.locator(selector).first.scroll_into_view_if_needed()
 
@@ -171,31 +179,38 @@ def step_through(page, control, said, name):
     print(f"\n{name}: median {ms:.0f} ms from key press to picture, 50 steps")
 
 
-def test_the_stepper_steps_by_mouse_and_keyboard(page, trace):
-    come_to(page, ".attn-stepper")
+def block_stepper(page):
+    """Controls and frames of lesson 03's second stepper; the first one sweeps."""
+    return page.locator(".attn-stepper").nth(1), page.locator(".attn-frames").nth(1)
+
+
+def test_the_stepper_steps_by_mouse_and_keyboard(fold, trace):
+    controls, frames = block_stepper(fold)
+    controls.scroll_into_view_if_needed()
     said = [describe_step(trace, n) for n in range(8)]
-    page.wait_for_selector(frame(said[0]))
-    before = height(page, ".attn-frames")
-    page.click("[aria-label='Next block']")
-    page.wait_for_selector(frame(said[1]))
-    page.focus(".attn-stepper .noUi-handle")
+    fold.wait_for_selector(frame(said[0]))
+    before = frames.bounding_box()["height"]
+    controls.locator("[aria-label='Next block']").click()
+    fold.wait_for_selector(frame(said[1]))
+    controls.locator(".noUi-handle").focus()
     for n in range(2, 8):
-        page.keyboard.press("ArrowRight")
-        page.wait_for_selector(frame(said[n]))
-        assert height(page, ".attn-frames") == before
-    shot(page, "stepper")
-    page.click("[aria-label='Previous block']")
-    page.wait_for_selector(frame(said[6]))
-    page.focus(".attn-stepper .noUi-handle")
+        fold.keyboard.press("ArrowRight")
+        fold.wait_for_selector(frame(said[n]))
+        assert frames.bounding_box()["height"] == before
+    shot(fold, "stepper")
+    controls.locator("[aria-label='Previous block']").click()
+    fold.wait_for_selector(frame(said[6]))
+    controls.locator(".noUi-handle").focus()
     turns = [(("ArrowLeft", 5), ("ArrowRight", 6))[n % 2] for n in range(50)]
-    ms = statistics.median(milliseconds(page, key, frame(said[n])) for key, n in turns)
+    ms = statistics.median(milliseconds(fold, key, frame(said[n])) for key, n in turns)
     print(f"\nstepper: median {ms:.0f} ms from key press to picture, 50 steps")
 
 
-def test_the_stepper_plays(page, trace):
-    come_to(page, ".attn-stepper")
-    page.click(".attn-stepper button:has(.fa-play)")
-    page.wait_for_selector(frame(describe_step(trace, 7)), timeout=20_000)
+def test_the_stepper_plays(fold, trace):
+    controls, _ = block_stepper(fold)
+    controls.scroll_into_view_if_needed()
+    controls.locator("button:has(.fa-play)").click()
+    fold.wait_for_selector(frame(describe_step(trace, 7)), timeout=20_000)
 
 
 def explorer_text(name, block_size, threshold=0.0):
@@ -261,16 +276,17 @@ def test_an_exported_page_steps_without_kernel_and_network(chromium, trace, tmp_
         mathjax_url=f"{modules}/mathjax/MathJax.js?config=TeX-AMS-MML_SVG-full,Safe",
         embed_images=True,
     )
-    notebook = notebooks.execute(notebooks.lessons([LESSON])[0])
+    notebook = notebooks.execute(notebooks.lessons([FOLD])[0])
     html = tmp_path / "lesson.html"
     html.write_text(exporter.from_notebook_node(notebook)[0])
     context = chromium.new_context(offline=True, viewport={"width": 1200, "height": 1000})
     page = context.new_page()
     page.goto(html.as_uri())
     page.wait_for_selector(".attn-stepper .noUi-handle", timeout=60_000)
-    page.click("[aria-label='Next block']")
+    controls, _ = block_stepper(page)
+    controls.locator("[aria-label='Next block']").click()
     page.wait_for_selector(frame(describe_step(trace, 1)))
-    page.focus(".attn-stepper .noUi-handle")
+    controls.locator(".noUi-handle").focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_selector(frame(describe_step(trace, 2)))
     shot(page, "exported")
