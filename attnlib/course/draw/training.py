@@ -98,5 +98,5 @@ def draw_reach(reach: dict[str, dict], chapters: dict[str, int], book: int, titl
     ax.set_yticks(range(len(rows)), [f"{LABEL[core]}, {card}" for core, card, _ in rows])
     ax.set(xlim=(0, BOOKS * book), ylim=(len(rows) - 0.4, -1), xlabel="chapters")
     ax.xaxis.set_label_coords(0.24, -0.13)
-    ax.set_title(title, fontsize=13)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13)
     return figure
