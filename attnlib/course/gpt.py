@@ -55,8 +55,10 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        q, k, v = (y.transpose(1, 2) for y in (rotate(q), rotate(k), v))  # (B, H, N, d)
+        qkv = self.qkv(self.norm1(x))  # (B, N, 3 width)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        q, k = rotate(q), rotate(k)  # (B, N, H, d)
+        q, k, v = (y.transpose(1, 2) for y in (q, k, v))  # (B, H, N, d)
         o = self.attention(q, k, v, causal=True)  # (B, H, N, d)
         x = x + self.out(o.transpose(1, 2).flatten(-2))  # (B, N, width)
         return x + self.mlp(self.norm2(x))
