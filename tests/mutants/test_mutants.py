@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-pytestmark = pytest.mark.proof
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 MUTANTS = sorted(HERE.glob("*.patch"))

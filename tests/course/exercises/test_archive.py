@@ -58,6 +58,7 @@ def test_a_students_solution_cell_holds_the_stub_alone():
                 assert not students.solution_lines() & set(map(str.strip, cell.source.split("\n")))
 
 
+@pytest.mark.slow
 def test_the_checks_work_from_the_archive(archive):
     root, _ = archive
     env = {**os.environ, "PYTHONPATH": str(root)}

@@ -55,14 +55,14 @@ def matrix():
     return kills.matrix()
 
 
-@pytest.mark.proof
+@pytest.mark.slow
 def test_every_mistake_is_killed_and_named(matrix):
     wrong = [row for row in matrix if row["named"] is not None]
     assert len(wrong) > 100
     assert not [row for row in wrong if row["passed"] or not row["named"]]
 
 
-@pytest.mark.proof
+@pytest.mark.slow
 def test_every_right_variant_passes(matrix):
     right = [row for row in matrix if row["named"] is None]
     assert len(right) > 40 and all(row["passed"] for row in right)
@@ -74,7 +74,7 @@ def test_a_task_has_mistakes_and_more_than_one_right_way(task):
     assert len({m.when for m in task.mistakes}) == len(task.mistakes)
 
 
-@pytest.mark.proof
+@pytest.mark.slow
 def test_the_matrix_is_printed_and_is_the_exit_code(capsys, monkeypatch, matrix):
     monkeypatch.setattr(kills, "matrix", lambda: matrix)
     assert main(["exercises", "--matrix"]) == 0

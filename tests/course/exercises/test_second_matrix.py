@@ -6,7 +6,7 @@ from wrong_answers import WRONG
 
 from attnlib.course.exercises import TASKS, check
 
-pytestmark = pytest.mark.proof
+pytestmark = pytest.mark.slow
 ACCEPTED = set()  # wrong answers that a check takes, by name; at most 3
 
 

@@ -10,6 +10,8 @@ from attnlib.course.__main__ import main
 from attnlib.course.measure import judge
 
 SHAPES = [(2, 2, 70, 32)]  # ragged, and of a d that is not 64
+COMPILED = (kernels.flex, kernels.aot_eager)
+RIGHT = [pytest.param(f, marks=[pytest.mark.slow] * (f in COMPILED)) for f in kernels.RIGHT]
 
 
 def rows_of(kernel, dtypes=("float32",), **options):
@@ -18,7 +20,7 @@ def rows_of(kernel, dtypes=("float32",), **options):
 
 
 @pytest.mark.filterwarnings("ignore")  # flex_attention asks to be compiled
-@pytest.mark.parametrize("kernel", kernels.RIGHT, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("kernel", RIGHT, ids=lambda f: f.__name__)
 def test_a_kernel_that_is_right_in_another_way_passes(kernel):
     rows = rows_of(kernel, backward=kernel is kernels.textbook)
     assert judge.status(rows) == 0 and len(rows) >= 20

@@ -52,6 +52,7 @@ def test_the_flash_cores_largest_context_is_on_a_line():
     assert high - middle == middle - low > 0
 
 
+@pytest.mark.slow
 def test_a_context_that_fits_is_the_last_that_fits(monkeypatch):
     monkeypatch.setattr(training, "SLACK", 0)
     rest = 2 * training.CUBLAS_WORKSPACE

@@ -159,6 +159,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.slow
 def test_outside_a_clone_every_command_says_so_and_makes_nothing(tmp_path):
     site = tmp_path / "site-packages"
     shutil.copytree(ROOT / "attnlib", site / "attnlib")
@@ -201,6 +202,7 @@ def test_the_address_and_the_oldest_python_are_the_same_everywhere():
 # Waiting ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_one_line_and_writes_nothing(tmp_path):
     path = notebooks.every(["exercises/08"])[0]
     before = path.read_bytes()
@@ -214,6 +216,7 @@ def test_ctrl_c_is_one_line_and_writes_nothing(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_execution_is_quiet(tmp_path, capfd):
     write(tmp_path / "09_x.ipynb", "print(6 * 7)")
     done = notebooks.execute(tmp_path / "09_x.ipynb")
@@ -221,6 +224,7 @@ def test_an_execution_is_quiet(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_lesson_that_fails_is_named_in_a_line_and_the_next_one_runs(room, capsys):
     write(room, "x = 1\nraise OSError('no disk')")
     write(room.with_name("10_y.ipynb"), "6 * 7")

@@ -83,17 +83,20 @@ def test_both_commands_install_alike():
     assert readme_command("test").startswith(INSTALLS[0])
 
 
+@pytest.mark.slow
 def test_readmes_open_command_opens_the_first_lesson(lab):
     url, _ = lab
     with urlopen(f"{url}/lab/tree/{FIRST}") as page:
         assert page.status == 200 and b"JupyterLab" in page.read()
 
 
+@pytest.mark.slow
 def test_the_file_browser_reaches_the_library(lab):
     names = {entry["name"] for entry in contents(lab[0], "attnlib")["content"]}
     assert {"softmax.py", "masks.py"} <= names
 
 
+@pytest.mark.slow
 def test_a_save_from_another_python_leaves_the_file_as_it_was(lab):
     url, clone = lab
     path = "notebooks/03_one_fold.ipynb"
@@ -113,6 +116,7 @@ def test_a_save_from_another_python_leaves_the_file_as_it_was(lab):
     assert (clone / path).read_bytes() == stored
 
 
+@pytest.mark.slow
 def test_a_save_keeps_an_answer_and_other_peoples_notebooks(lab):
     url, clone = lab
     path = "notebooks/exercises/01_safe_softmax.ipynb"

@@ -92,6 +92,7 @@ def lesson(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_deck_needs_no_cell_but_those_that_make_its_widgets(lesson):
     notebook = slides.replay(lesson)
     assert notebook.cells[3].outputs[0].data == {"text/plain": "stored"}
@@ -99,6 +100,7 @@ def test_a_deck_needs_no_cell_but_those_that_make_its_widgets(lesson):
     assert notebook.cells[4].outputs[0].data[slides.VIEW]["model_id"] in state
 
 
+@pytest.mark.slow
 def test_a_widget_that_says_something_else_than_the_stored_one_is_refused(lesson):
     lesson.write_text(lesson.read_text().replace("'What is it?'", "'What else?'"))
     with pytest.raises(ValueError, match=r"What else\?.*where.*What is it\?.*is stored"):
@@ -284,6 +286,7 @@ def test_a_picture_keeps_its_words(export):
 # Lessons as slides -----------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
 def test_plain_nbconvert_makes_slides_too(path):
     from nbconvert import SlidesExporter
