@@ -18,6 +18,10 @@ from torch.utils._pytree import tree_leaves
 CUDA_SCRATCH = {"_softmax_backward_data"}
 
 
+def round_up(size: int) -> int:
+    return -(-size // 512) * 512
+
+
 class Event(NamedTuple):
     """One tensor came to life (size > 0) or was freed (size < 0)."""
 
@@ -68,7 +72,7 @@ class Bookkeeper(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, device: str | None = None, sized: Callable[[int], int] = int):
+    def __init__(self, device: str | None = None, sized: Callable[[int], int] = round_up):
         super().__init__()
         self.device, self.sized = device, sized
         self.events, self.live, self.storages = [], 0, {}
@@ -87,7 +91,7 @@ class Bookkeeper(TorchDispatchMode):
         name = getattr(func, "overloadpacket", func).__name__
         self._see(result, name)
         if name in CUDA_SCRATCH and result.is_meta:
-            scratch = round_up(self.sized(result.untyped_storage().nbytes()))
+            scratch = self.sized(result.untyped_storage().nbytes())
             self._enter(scratch, f"scratch of {name} {tuple(result.shape)}")
             self._enter(-scratch, f"scratch of {name} {tuple(result.shape)}")
         return result
@@ -109,13 +113,13 @@ class Bookkeeper(TorchDispatchMode):
             old = self.storages.get(key)
             if old is None or (name and nbytes != old.nbytes):  # born, or resized by out=
                 free = name is None or self.device not in (None, x.device.type)
-                size = 0 if free else round_up(self.sized(nbytes))
+                size = 0 if free else self.sized(nbytes)
                 label = f"{name} {tuple(x.shape)}"
                 ref = weakref.ref(storage, lambda _, key=key: self._freed(key))
+                self.storages[key] = _Entry(ref, nbytes, size, label)
                 self._enter(size, label)
                 if old is not None:
-                    self._freed(key)
-                self.storages[key] = _Entry(ref, nbytes, size, label)
+                    self._enter(-old.size, old.label)
 
     def _freed(self, key):
         entry = self.storages.pop(key)
@@ -136,7 +140,3 @@ def tensors_in(x) -> list[Tensor]:
         elif isinstance(leaf, Tensor):
             found.append(leaf)
     return found
-
-
-def round_up(size: int) -> int:
-    return -(-size // 512) * 512

@@ -74,7 +74,7 @@ def stretched_peak(fn: Callable, *args, n: int, N: int) -> int:
     do, so where these fit in n rows, the peak is that of the walk over N, exactly.
     """
     args = tree_map_only(Tensor, _meta_like, args)
-    books = Bookkeeper("meta", lambda nbytes: _stretched(nbytes, n, N))
+    books = Bookkeeper("meta", lambda nbytes: round_up(_stretched(nbytes, n, N)))
     return _timeline(books, fn, *args).peak
 
 

@@ -1,10 +1,43 @@
-"""What travels is counted, and what lies on the bench is free."""
+"""What travels is counted, what lies on the bench is free, and the bench is only so large."""
 
 import pytest
 import torch
 
 from attnlib import SoftmaxState
-from attnlib.traffic import Tape
+from attnlib.traffic import Bench, BenchFull, Shelf, Tape
+
+
+def test_what_lies_on_the_bench_is_counted_and_what_is_dropped_is_free_again():
+    bench = Bench(M=1000)
+    x = Shelf(bench, torch.zeros(200))
+    with bench:
+        a = x[:100]
+        assert bench.live == 400
+        a = a + 1
+        assert (bench.live, bench.peak) == (400, 800)
+    assert (x.loaded, x.stored) == (400, 0)
+
+
+def test_what_does_not_fit_is_refused_and_leaves_the_books_in_order():
+    bench = Bench(M=1000)
+    with bench:
+        a = torch.zeros(200)
+        with pytest.raises(
+            BenchFull, match=r"ones \(51,\) takes 204 bytes; of 1000 .* 200 are free"
+        ):
+            torch.ones(51)
+        assert bench.live == 800
+        torch.ones(50).add_(a[:50])
+
+
+def test_an_operator_cannot_reach_into_the_warehouse():
+    x, bench = torch.zeros(3, 2), Bench()
+    with bench, pytest.raises(ValueError, match=r"\(3, 2\) lies in the warehouse"):
+        x + 1
+    shelf = Shelf(bench, x)
+    with bench:
+        shelf[1:] = shelf[1:] + 1
+    assert x.sum() == 4 and (shelf.loaded, shelf.stored) == (16, 16)
 
 
 def test_a_block_on_the_bench_is_free():
