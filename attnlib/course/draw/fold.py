@@ -132,6 +132,22 @@ def draw_blocks(blocks: list[Tensor], m: Tensor, factors: Tensor, title: str) ->
     return figure
 
 
+@styled
+def draw_tops(tops: dict[str, Tensor]) -> Figure:
+    """Where rows have their largest score, in a panel for each title: the dot of a query,
+    a row of keys (heads, N), stands at its key, and glows where that is the first."""
+    figure = Figure(figsize=(8, 3.5), dpi=110, layout="constrained")
+    panels = figure.subplots(1, len(tops), sharey=True, squeeze=False)[0]
+    for ax, (title, keys) in zip(panels, tops.items()):
+        queries = torch.arange(keys.shape[-1]).expand_as(keys)
+        first = keys == 0
+        ax.scatter(keys[~first], queries[~first], 7, S, alpha=0.35, linewidths=0)
+        ax.scatter(keys[first], queries[first], 16, ML, alpha=0.5, linewidths=0)
+        ax.set(title=title, xlabel="key of the largest score", xlim=(-12, keys.shape[-1]))
+    panels[0].set(ylabel="query", ylim=(keys.shape[-1], -1))
+    return figure
+
+
 def draw_rescaling(trace: Trace, labels=None) -> Iterator[Shape]:
     """Scores under the staircase of the reference m, and each step's factor."""
     s, M = trace.scores.tolist(), len(trace.scores)
