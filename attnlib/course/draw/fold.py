@@ -125,8 +125,12 @@ def draw_blocks(blocks: list[Tensor], m: Tensor, factors: Tensor, title: str) ->
         below.bar((block.start + block.stop - 1) / 2, factor, 0.7 * len(s), color=ML)
     scores.stairs(m, edges, baseline=None, color=ML, linewidth=2.5)
     scores.axhline(0, color=GREY, linewidth=0.6)
-    scores.set(xlim=(-1, 1.04 * keys[-1].stop), title=title)
-    _beside(scores, "m", (edges[-1], m[-1].item()), ML)
+    scores.set(xlim=(-1, keys[-1].stop), title=title)
+    scores.margins(y=0.16)
+    for n, block in enumerate(keys):
+        style = {"textcoords": "offset points", "ha": "center", "color": ML, "size": 12}
+        middle = (block.start + block.stop - 1) / 2
+        scores.annotate(f"$m_{n + 1}$", (middle, m[n].item()), (0, 4), **style)
     below.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
     below.set(xlim=scores.get_xlim(), ylim=(0, 1.15), yticks=(0, 1), ylabel="factor", xlabel="key")
     return figure

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from attnlib.course.draw.fold import draw_rescaling, draw_tree
+from attnlib.course.draw.fold import draw_rescaling, draw_tops, draw_tree
 from attnlib.course.draw.shapes import Area, Path, Text
 from attnlib.course.draw.style import ML
 from attnlib.course.explore import Quiz, RescalingExplorer, eight_blocks, trace_scores, trace_tree
@@ -56,6 +56,13 @@ def test_a_label_never_lies_over_the_numbers_of_the_axis(top):
     width = 10 * len(label.words)
     left = label.x - width * {"start": 0, "middle": 0.5, "end": 1}[label.anchor]
     assert number.anchor == "end" and number.x <= left and left + width <= 880
+
+
+def test_every_row_has_a_dot_at_the_key_of_its_largest_score():
+    tops = torch.tensor([[0, 2, 2], [1, 0, 2]])  # two heads, three queries
+    (ax,) = draw_tops({"a claim": tops}).axes
+    dots = [tuple(map(int, dot)) for group in ax.collections for dot in group.get_offsets()]
+    assert sorted(dots) == sorted((key, n) for row in tops.tolist() for n, key in enumerate(row))
 
 
 @pytest.mark.parametrize("kind", KINDS)
