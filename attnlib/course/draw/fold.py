@@ -220,7 +220,8 @@ def draw_tree(tree, states: dict, title="") -> list[Shape]:
         if not isinstance(node, int)
         for child in node
     ]
-    boxes, words = [], [Text(10, 22, title, bold=True)]
+    boxes = []
+    words = [Text(10, 22, title, bold=True), Text(870, 22, "in each box: m, l", "end", GREY)]
     for node in places:
         (x, y), (m, l) = at(node), (part.flatten()[0].item() for part in states[node][:2])
         said = f"{m:.1f}, {l:.2f}".replace("-", "−")
