@@ -146,7 +146,7 @@ def draw_tops(tops: dict[str, Tensor]) -> Figure:
         queries = torch.arange(keys.shape[-1]).expand_as(keys)
         first = keys == 0
         ax.scatter(keys[~first], queries[~first], 7, S, alpha=0.35, linewidths=0)
-        ax.scatter(keys[first], queries[first], 16, ML, alpha=0.5, linewidths=0)
+        ax.scatter(keys[first], queries[first], 16, ML, alpha=0.2, linewidths=0)
         ax.set(title=title, xlabel="key of the largest score", xlim=(-12, keys.shape[-1]))
     panels[0].set(ylabel="query", ylim=(keys.shape[-1], -1))
     return figure
