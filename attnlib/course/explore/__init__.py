@@ -4,7 +4,6 @@ from attnlib.course.explore.base import Explorer, Quiz, Stepper
 from attnlib.course.explore.fit import WillItFit
 from attnlib.course.explore.fold import (
     BlockStepper,
-    MergeTree,
     RescalingExplorer,
     eight_blocks,
     trace_row,
