@@ -18,7 +18,14 @@ import pytest
 import torch
 
 from attnlib.course.draw.fold import describe_step
-from attnlib.course.explore import TileWalk, WillItFit, trace_row, trace_scores, view_mask
+from attnlib.course.explore import (
+    BackwardWalk,
+    TileWalk,
+    WillItFit,
+    trace_row,
+    trace_scores,
+    view_mask,
+)
 from attnlib.course.inputs import alice_qkv, example_scores
 from attnlib.course.measure import recordings
 from attnlib.course.publish import notebooks
@@ -30,7 +37,7 @@ ROOT = Path(__file__).parents[3]
 SHOTS = ROOT / "build" / "screenshots"
 FOLD, LESSON, MASKS = "03_one_fold", "04_rescaling_explorer", "07_masks_and_shapes"
 RABBIT = 0, 3, 211  # layer, head and query of lesson 04's first row
-WALK, CORES = "06_flash_attention", "08_two_cores_on_gpu"
+WALK, CORES, BACKWARD = "06_flash_attention", "08_two_cores_on_gpu", "09_backward"
 NPM = ("requirejs@2.3.7", "@jupyter-widgets/html-manager@1.0.14", "mathjax@2.7.9")
 
 
@@ -310,6 +317,19 @@ def test_the_tile_walk_steps_under_every_mask(chromium, lab):
         step_through(page, "tile", texts, f"tile walk, {mask}")
     page.click("[aria-label='Next tile']")
     page.wait_for_selector(frame(texts[1]))
+    assert not [e for e in page.attn_errors if "favicon" not in e]
+    page.close()
+
+
+def test_the_backward_walk_steps_in_both_orders(chromium, lab):
+    x = torch.zeros(32, 32)  # what it says depends on the tiles alone
+    walks = BackwardWalk(x, x, x, x, 8).walks
+    said = {order: [walk.describe(n) for n in range(16)] for order, walk in walks.items()}
+    page = run_lesson(chromium, lab, BACKWARD, frame(said["keys outside"][0]))
+    come_to(page, ".attn-stepper")
+    for order, texts in said.items():
+        page.click(f"button:text-is('{order}')")
+        step_through(page, "tile", texts, f"backward walk, {order}")
     assert not [e for e in page.attn_errors if "favicon" not in e]
     page.close()
 
