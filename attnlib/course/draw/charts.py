@@ -225,14 +225,14 @@ def draw_weights(rows: dict[str, Tensor], words: list[str], query: int, top: int
 def draw_weight_maps(maps: dict[str, Tensor], words: list[str], axes=None):
     """Square pieces (n, n) of weight matrices, a panel each, queries down, keys across.
 
-    One scale of colours for all, of cube roots, so that small weights can be told
+    One scale of colours for all, of powers 0.4, so that small weights can be told
     from none; NaN is a key that is hidden.
     """
     if axes is None:
         axes = _subplots(1, len(maps), sharey=True, squeeze=False)[1][0]
     for ax, (title, weights) in zip(axes, maps.items()):
         ax.patch.set(facecolor="#dddddd", edgecolor="#999999", hatch="///")
-        image = ax.imshow(weights, cmap="cividis", norm=PowerNorm(1 / 3, 0, 1))
+        image = ax.imshow(weights, cmap="cividis", norm=PowerNorm(0.4, 0, 1))
         ax.set_xticks(range(len(words)), words, rotation=90, fontsize=11)
         ax.set_yticks(range(len(words)), words, fontsize=11)
         ax.set_title(title)
