@@ -232,7 +232,7 @@ def draw_weight_maps(maps: dict[str, Tensor], words: list[str], axes=None):
         axes = _subplots(1, len(maps), sharey=True, squeeze=False)[1][0]
     for ax, (title, weights) in zip(axes, maps.items()):
         ax.patch.set(facecolor="#dddddd", edgecolor="#999999", hatch="///")
-        image = ax.imshow(weights, cmap="cividis", norm=PowerNorm(0.4, 0, 1))
+        image = ax.imshow(weights.numpy(), cmap="cividis", norm=PowerNorm(0.4, 0, 1))
         ax.set_xticks(range(len(words)), words, rotation=90, fontsize=11)
         ax.set_yticks(range(len(words)), words, fontsize=11)
         ax.set_title(title)
