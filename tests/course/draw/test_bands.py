@@ -39,8 +39,5 @@ def test_two_loops_say_what_each_carries():
     moved = {"queries outside": [32, 128, 128, 32], "keys outside": [128, 32, 32, 384]}
     figure = evidence.draw_two_loops(moved, 4, "a title")
     titles = [ax.get_title() for ax in figure.axes[:2]]
-    assert titles == [
-        "queries outside: 320 numbers carried",
-        "keys outside: 576 numbers carried",
-    ]
+    assert titles == ["queries outside: 320 numbers carried", "keys outside: 576 numbers carried"]
     assert [len(ax.patches) - 2 for ax in figure.axes[:2]] == [16, 16]
