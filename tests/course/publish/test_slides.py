@@ -319,6 +319,15 @@ def test_a_slide_has_40_words_12_lines_and_one_picture_at_most(path):
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_the_teachers_plan_counts_the_slides(path):
+    plan = (notebooks.NOTEBOOKS / "README.md").read_text()
+    row = re.search(rf"(?m)^\| {path.stem[:2]} [^|]*\| (\d+) \| (\d+) \|", plan)
+    for short, said in zip((False, True), row.groups()):
+        cells = slides.arrange(nbformat.read(path, 4).cells, short)
+        assert sum(kind in ("slide", "subslide") for kind in kinds(cells)) == int(said)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
 def test_a_mark_at_the_start_of_a_line_stands_alone(path):
     cells = nbformat.read(path, 4).cells  # or Markdown would leave its line as it is
     assert not [c.source for c in cells if re.search("(?m)^<!-- /?notes -->.", c.source)]
