@@ -339,26 +339,24 @@ test = test_task(
         "one whose delta is each tile's own": WRONG_TILES["tiles_own_delta"],
         "one whose dk lacks 1 / √d": WRONG_TILES["tiles_dk_unscaled"],
         "one that drops shorter tiles at the end": WRONG_TILES["tiles_dropped"],
-        "one that overflows where scores are in the thousands": WRONG_TILES["tiles_overflow"],
+        "one whose weights are those of the maximum so far": WRONG_TILES["tiles_of_running_m"],
     },
 )
 
 
 @test.right("relative to autograd in float64")
 def test_relative(backward):
-    inputs = gaussian_qkvo(7, 10, d=5, factor=1.0)
-    steep = gaussian_qkvo(7, 10, d=5, factor=3000.0)
-    for q, k, v, do in (inputs, steep):
-        got = backward(q, k, v, *attention_oracle(q, k, v), do, 4)
-        for a, b in zip(got, exact_gradients(q, k, v, do), strict=True):
-            must_be_close(a, b, 1e-6)
+    q, k, v, do = gaussian_qkvo(7, 10, d=5)
+    got = backward(q, k, v, *attention_oracle(q, k, v), do, 4)
+    for a, b in zip(got, exact_gradients(q, k, v, do), strict=True):
+        must_be_close(a, b, 1e-6)
 
 
 test.slips(
     test_relative,
     """
     test_allows_too_much, M15: a test allows an absolute error that is larger than the gradients
-        are: it passes a zero gradient
+        are, or asks only that they are finite: it passes a zero gradient
     - got = backward
     + do = 1e-3 * do
     + got = backward
@@ -370,45 +368,35 @@ test.slips(
     + do, 16)
 
     test_of_whole_tiles: a test has whole tiles only, and no shorter one at the end
-    - gaussian_qkvo(7, 10, d=5, factor=1.0)
+    - gaussian_qkvo(7, 10, d=5)
     + gaussian_qkvo(8, 12, d=5)
-    - gaussian_qkvo(7, 10, d=5, factor=3000.0)
-    + gaussian_qkvo(8, 12, d=5, factor=3000.0)
 
     test_of_size_one: a test cannot see that a scale is missing: its heads have size 1, where the
         scale is 1, or it does not look at dk
-    - gaussian_qkvo(7, 10, d=5, factor=1.0)
+    - gaussian_qkvo(7, 10, d=5)
     + gaussian_qkvo(7, 10, d=1)
-    - gaussian_qkvo(7, 10, d=5, factor=3000.0)
-    + gaussian_qkvo(7, 10, d=1, factor=3000.0)
 
-    test_of_small_scores: a test has small scores only, and no power overflows
-    - (inputs, steep)
-    + [inputs]
+    test_of_dq: a test looks at dq alone
+    - zip(got, exact_gradients(q, k, v, do), strict=True)
+    + zip(got[:1], exact_gradients(q, k, v, do))
 
     test_of_dv: a test looks at dv alone
     - zip(got, exact_gradients(q, k, v, do), strict=True)
     + zip(got[2:], exact_gradients(q, k, v, do)[2:])
 
-    test_of_bits, M9: a test asks for the same bits: right code may round differently
+    test_of_bits, M9: a test asks for the same bits, or nearly: right code may round differently
     - must_be_close(a, b, 1e-6)
     + assert torch.equal(a, b)
-
-    test_of_finite: a test asks for less than right numbers: that they are finite, or near within
-        a bound that is larger than they are
-    - must_be_close(a, b, 1e-6)
-    + assert a.shape == b.shape and a.isfinite().all()
     """,
 )
 
 
 @test.right("beside another loop")
 def test_beside_another_loop(backward):
-    for factor in (1.0, 3000.0):
-        q, k, v, do = gaussian_qkvo(6, 11, d=3, factor=factor, seed=3)
-        args = q, k, v, *attention_oracle(q, k, v), do, 4
-        for a, b in zip(backward(*args), tiles_keys_outside(*args)):
-            assert a.shape == b.shape and (a - b).norm() <= 1e-6 * b.norm()
+    q, k, v, do = gaussian_qkvo(6, 11, d=3, seed=3)
+    args = q, k, v, *attention_oracle(q, k, v), do, 4
+    for a, b in zip(backward(*args), tiles_keys_outside(*args)):
+        assert a.shape == b.shape and (a - b).norm() <= 1e-6 * b.norm()
 
 
 # 5. Stretch: a shard that sees nothing ---------------------------------------

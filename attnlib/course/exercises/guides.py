@@ -266,7 +266,7 @@ GUIDES = {
         20,
         3,
         "How large are the gradients beside your bound? Would a zero pass?",
-        "Which input shows a lost sum, a lost scale, a shorter tile, an overflow?",
+        "Which input shows a lost sum, a lost scale, a shorter tile?",
     ),
     "shard_backward": Guide(
         20,
