@@ -174,8 +174,9 @@ moved.slips(
 
 
 def exact_gradients(q, k, v, do):
-    qkv = [x.clone().requires_grad_() for x in (q, k, v)]
-    return torch.autograd.grad(standard_attention(*qkv), qkv, do)
+    qkv = [x.detach().requires_grad_() for x in (q, k, v)]
+    with torch.enable_grad():  # where a backward calls it, there is none
+        return torch.autograd.grad(standard_attention(*qkv), qkv, do)
 
 
 def backward_case(q, k, v, do, size):
@@ -371,8 +372,8 @@ test.slips(
     - gaussian_qkvo(7, 10, d=5)
     + gaussian_qkvo(8, 12, d=5)
 
-    test_of_size_one: a test cannot see that a scale is missing: its heads have size 1, where the
-        scale is 1, or it does not look at dk
+    test_of_size_one: a test does not see that dk lacks its scale: in heads of size 1 the scale
+        is 1, and a gradient's direction alone does not show it
     - gaussian_qkvo(7, 10, d=5)
     + gaussian_qkvo(7, 10, d=1)
 
