@@ -48,6 +48,17 @@ SECTIONS = {
     "memory": ("08_two_cores_on_gpu", "08-10"),
     "fits": ("08_two_cores_on_gpu", "08-18"),
     "cost": ("08_two_cores_on_gpu", "08-27"),
+    "pencil": ("09_backward", "09-04"),
+    "two numbers": ("09_backward", "09-08"),
+    "backward": ("09_backward", "09-12"),
+    "outside": ("09_backward", "09-30"),
+    "empty": ("09_backward", "09-37"),
+    "lse": ("09_backward", "09-40"),
+    "next": ("10_tiny_gpt", "10-04"),
+    "gpt": ("10_tiny_gpt", "10-07"),
+    "part": ("10_tiny_gpt", "10-15"),
+    "fills": ("10_tiny_gpt", "10-25"),
+    "trains": ("10_tiny_gpt", "10-31"),
 }
 
 
