@@ -144,5 +144,22 @@ def draw_bars(rows: list[dict], labels: dict[str, str], title: str) -> Figure:
     return figure
 
 
+def draw_bill(parts: dict[str, float], measured: float, label: str, title: str) -> Figure:
+    """What was predicted, its parts end to end, above what was measured."""
+    figure = Figure(figsize=(8, 2.5), layout="constrained")
+    ax = figure.subplots()
+    left = 0
+    for (name, part), color in zip(parts.items(), (STYLE["standard"]["color"], LETTERS["o"])):
+        ax.barh("predicted", part, left=left, color=color)
+        ax.text(left + part / 2, 0, f"{name}\n{part:.0f}", ha="center", va="center", fontsize=11)
+        left += part
+    ax.bar_label(ax.barh("measured", measured, color=GREY), fmt="%.0f", padding=4)
+    ax.set(xlabel=label, xlim=(0, 1.1 * max(left, measured)))
+    ax.grid(axis="y", visible=False)
+    ax.invert_yaxis()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+    return figure
+
+
 def _note(ax, text, xy, offset, **style) -> None:
     ax.annotate(text, xy, offset, textcoords="offset points", va="center", **style)

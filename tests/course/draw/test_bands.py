@@ -41,3 +41,8 @@ def test_two_loops_say_what_each_carries():
     titles = [ax.get_title() for ax in figure.axes[:2]]
     assert titles == ["queries outside: 320 numbers carried", "keys outside: 576 numbers carried"]
     assert [len(ax.patches) - 2 for ax in figure.axes[:2]] == [16, 16]
+
+
+def test_the_parts_of_a_bill_stand_end_to_end_above_what_was_measured():
+    ax = evidence.draw_bill({"carrying": 41, "computing": 9}, 58, "ms", "a title").axes[0]
+    assert [(bar.get_x(), bar.get_width()) for bar in ax.patches] == [(0, 41), (41, 9), (0, 58)]
