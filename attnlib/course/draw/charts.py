@@ -13,8 +13,8 @@ from attnlib.course.draw.style import GREY, LABEL, LETTERS, STYLE, Q, S
 from attnlib.memory import MIB, Timeline
 
 
-def draw_peak_memory(rows: list[dict], ax=None):
-    """Peak memory over N, a curve a core; rows of one dtype and mode.
+def draw_peak_memory(rows: list[dict], ax=None, names=LABEL):
+    """Peak memory over N, a curve a core, with its name of `names`; rows of one dtype and mode.
 
     A peak that is predicted but did not fit is a cross at its height.
     """
@@ -33,7 +33,7 @@ def draw_peak_memory(rows: list[dict], ax=None):
             _note(ax, "out of memory", ends[core], (-14, 0), ha="right")
     ax.set(xscale="log", yscale="log", xlabel="sequence length N", ylabel="peak memory, MiB")
     _token_axis(ax, rows)
-    _label_ends(ax, ends)
+    _label_ends(ax, ends, names)
     return ax
 
 
