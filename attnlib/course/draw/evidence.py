@@ -3,8 +3,10 @@
 from collections import defaultdict
 from math import ceil, floor, log10
 
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from torch import Tensor
 
 from attnlib.course.draw.masks import LOOK, MaskView
 from attnlib.course.draw.shapes import HATCHES
@@ -37,6 +39,29 @@ def draw_tile_counts(views: dict[str, MaskView], title: str) -> Figure:
         ax.set(xlim=(0, n + 2), ylim=(n + 1, 0), aspect="equal")
         ax.set_title(name, fontsize=12)
         ax.set_axis_off()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+    return figure
+
+
+def draw_rows_of_weights(maps: dict[str, Tensor], words: list[str], title: str) -> Figure:
+    """Weights (n, n) in per cent, a grid a name, queries down and keys across.
+
+    NaN is a key that is hidden.
+    """
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    for ax, (name, weights) in zip(figure.subplots(1, len(maps), sharey=True), maps.items()):
+        ax.patch.set(facecolor="#cccccc", edgecolor="#606060", hatch="///")
+        ax.imshow(weights.numpy(), cmap="viridis", norm=PowerNorm(0.5, 0, 1))
+        for i, row in enumerate(weights.tolist()):
+            for j, weight in enumerate(row):
+                if weight == weight:  # no NaN
+                    look = {"color": "black" if weight > 0.25 else "white", "fontsize": 11}
+                    ax.text(j, i, f"{100 * weight:.0f}", ha="center", va="center", **look)
+        ax.set_xticks(range(len(words)), words, rotation=90, fontsize=11)
+        ax.set_yticks(range(len(words)), words, fontsize=11)
+        ax.set_title(name, fontsize=12)
+        ax.grid(visible=False)
+        ax.tick_params(length=0)
     figure.suptitle(title, x=0.01, ha="left", fontsize=13)
     return figure
 
