@@ -9,16 +9,11 @@ Runs on any CUDA card that Triton serves; without one, in Triton's interpreter. 
 """
 
 import math
-import os
 
 import torch
-from torch import Tensor
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
 import triton
 import triton.language as tl
+from torch import Tensor
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -50,10 +45,34 @@ def visible(i, j, Nk, shift, CAUSAL: tl.constexpr):
 
 @triton.jit
 def forward_kernel(
-    Q, K, V, O, LSE, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, H, G, Nq, Nk, scale,
-    CAUSAL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr,
-    DV: tl.constexpr, C: tl.constexpr, CV: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    Q,
+    K,
+    V,
+    O,
+    LSE,
+    q_b,
+    q_h,
+    q_n,
+    k_b,
+    k_h,
+    k_n,
+    v_b,
+    v_h,
+    v_n,
+    H,
+    G,
+    Nq,
+    Nk,
+    scale,
+    CAUSAL: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    D: tl.constexpr,
+    DV: tl.constexpr,
+    C: tl.constexpr,
+    CV: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     block = tl.num_programs(0) - 1 - tl.program_id(0)  # the longest first
     head, h = tl.program_id(1).to(tl.int64), tl.program_id(1) % H
     b, first, shift = head // H, block * BM, Nk - Nq
@@ -104,13 +123,44 @@ def row_numbers(LSE, DELTA, i, Nq):
 
 @triton.jit
 def keys_kernel(
-    Q, K, V, DO, LSE, DELTA, DK, DV_, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, H, G, Nq, Nk,
-    scale, CAUSAL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr,
-    DV: tl.constexpr, C: tl.constexpr, CV: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    Q,
+    K,
+    V,
+    DO,
+    LSE,
+    DELTA,
+    DK,
+    DV_,
+    q_b,
+    q_h,
+    q_n,
+    k_b,
+    k_h,
+    k_n,
+    v_b,
+    v_h,
+    v_n,
+    H,
+    G,
+    Nq,
+    Nk,
+    scale,
+    CAUSAL: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    D: tl.constexpr,
+    DV: tl.constexpr,
+    C: tl.constexpr,
+    CV: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """dk and dv of BN keys: over the queries of all heads that share them."""
     first, shift = tl.program_id(0) * BN, Nk - Nq
-    head, b, h = tl.program_id(1).to(tl.int64), tl.program_id(1) // (H // G), tl.program_id(1) % (H // G)
+    head, b, h = (
+        tl.program_id(1).to(tl.int64),
+        tl.program_id(1) // (H // G),
+        tl.program_id(1) % (H // G),
+    )
     j = first + tl.arange(0, BN)
     k = tile(K + b.to(tl.int64) * k_b + h * k_h, j, Nk, k_n, D, C, True)
     v = tile(V + b.to(tl.int64) * v_b + h * v_h, j, Nk, v_n, DV, CV, True)
@@ -135,10 +185,36 @@ def keys_kernel(
 
 @triton.jit
 def queries_kernel(
-    Q, K, V, DO, LSE, DELTA, DQ, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, H, G, Nq, Nk,
-    scale, CAUSAL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr,
-    DV: tl.constexpr, C: tl.constexpr, CV: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    Q,
+    K,
+    V,
+    DO,
+    LSE,
+    DELTA,
+    DQ,
+    q_b,
+    q_h,
+    q_n,
+    k_b,
+    k_h,
+    k_n,
+    v_b,
+    v_h,
+    v_n,
+    H,
+    G,
+    Nq,
+    Nk,
+    scale,
+    CAUSAL: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    D: tl.constexpr,
+    DV: tl.constexpr,
+    C: tl.constexpr,
+    CV: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """dq of BM queries: over the keys that they see."""
     block = tl.num_programs(0) - 1 - tl.program_id(0)
     head, h = tl.program_id(1).to(tl.int64), tl.program_id(1) % H
@@ -180,23 +256,33 @@ def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, tiles=(128, 64, 8, 3)
     lse = q.new_empty(B, H, Nq, dtype=torch.float32)
     BM, BN, warps, stages = tiles
     grid = (triton.cdiv(Nq, BM), B * H)
-    forward_kernel[grid](
-        q, k, v, o, lse, *_common(q, k, v, causal, BM, BN), num_warps=warps, num_stages=stages
-    )
+    if 0 not in grid:
+        common = _common(q, k, v, causal, BM, BN)
+        forward_kernel[grid](q, k, v, o, lse, *common, num_warps=warps, num_stages=stages)
     return o, lse
 
 
 def backward(
-    q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, do: Tensor, dlse: Tensor | None,
-    causal: bool, key_tiles=(64, 64, 4, 2), query_tiles=(128, 64, 8, 2),
-):  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: Tensor,
+    lse: Tensor,
+    do: Tensor,
+    dlse: Tensor | None,
+    causal: bool,
+    key_tiles=(64, 64, 4, 2),
+    query_tiles=(128, 64, 8, 2),
+):
     """dq, dk, dv, contiguous. The gradient of lse enters through delta: ds = p (dp - delta)."""
-    B, H, Nq, d = q.shape
+    B, H, Nq, _ = q.shape
     Hk, Nk, dv = v.shape[1:]
     do = do.contiguous()
     dq, dk, dv_ = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
     delta = torch.empty_like(lse)
-    delta_kernel[triton.cdiv(lse.numel(), 32),](o, do, delta, lse.numel(), dv, _power(dv), 32)
+    blocks = triton.cdiv(lse.numel(), 32)
+    if blocks:
+        delta_kernel[(blocks,)](o, do, delta, lse.numel(), dv, _power(dv), 32)
     if dlse is not None:
         delta -= dlse
     for kernel, tiles, outs, N, heads in (
@@ -205,10 +291,11 @@ def backward(
     ):
         BM, BN, warps, stages = tiles
         grid = (triton.cdiv(N, BN if kernel is keys_kernel else BM), B * heads)
-        common = _common(q, k, v, causal, BM, BN)
-        kernel[grid](
-            q, k, v, do, lse, delta, *outs, *common, num_warps=warps, num_stages=stages
-        )
+        if 0 not in grid:
+            common = _common(q, k, v, causal, BM, BN)
+            kernel[grid](
+                q, k, v, do, lse, delta, *outs, *common, num_warps=warps, num_stages=stages
+            )
     return dq, dk, dv_
 
 
@@ -218,9 +305,21 @@ def _common(q, k, v, causal, BM, BN) -> tuple:
     strides = (stride for x in (q, k, v) for stride in x.stride()[:3])
     precision = "ieee" if q.dtype == torch.float32 else "tf32"
     return (
-        *strides, H, H // Hk, Nq, Nk, 1 / math.sqrt(d), causal, BM, BN,
-        d, dv, _power(d), _power(dv), precision,
-    )  # fmt: skip
+        *strides,
+        H,
+        H // Hk,
+        Nq,
+        Nk,
+        1 / math.sqrt(d),
+        causal,
+        BM,
+        BN,
+        d,
+        dv,
+        _power(d),
+        _power(dv),
+        precision,
+    )
 
 
 def _power(d: int) -> int:
