@@ -66,7 +66,7 @@ def _four(x):
 class _Kernel(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, causal):
-        o, lse = _kernels().forward(q, k, v, causal)
+        o, lse = _kernels()[0](q, k, v, causal)
         ctx.causal = causal
         ctx.save_for_backward(q, k, v, o, lse)
         ctx.set_materialize_grads(False)
@@ -77,12 +77,13 @@ class _Kernel(torch.autograd.Function):
     def backward(ctx, do, dlse):
         q, k, v, o, lse = ctx.saved_tensors
         do = torch.zeros_like(o) if do is None else do
-        return *_kernels().backward(q, k, v, o, lse, do, dlse, ctx.causal), None
+        return *_kernels()[1](q, k, v, o, lse, do, dlse, ctx.causal), None
 
 
 def _kernels():
     try:
-        from attnlib.kernels import triton
+        from attnlib.kernels.triton import forward
+        from attnlib.kernels.triton_backward import backward
     except ImportError as error:
         raise ImportError("the kernel needs Triton: pip install 'attnlib[kernels]'") from error
-    return triton
+    return forward, backward
