@@ -13,7 +13,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import pytest
+import torch
 from cases import need
+
+# Read when Triton is imported, which other tests may bring about before the kernels'.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # A machine that only measures has torch, matplotlib and pytest. There the classroom's
 # tests are left out and properties skipped; in CI what is missing fails.
