@@ -8,7 +8,7 @@ from attnlib import FlashAttentionCore, attention_oracle
 from attnlib.kernels.core import TritonAttentionCore, triton_attention
 from attnlib.softmax import relative_error
 
-need("triton", "kernels")
+pytestmark = pytest.mark.slow
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # bf16 products are wrong in the interpreter.
 DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * torch.cuda.is_available()
@@ -20,6 +20,11 @@ CASES = {  # q, k, v shapes, causal
     "one key": ((3, 16), (1, 16), (1, 16), False),
     "no key": ((3, 16), (0, 16), (0, 16), False),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def triton():
+    return need("triton", "kernels")
 
 
 def random_case(name, dtype, times=1.0):
