@@ -57,12 +57,16 @@ def predicted(job: Job, N: int) -> int:
     size, heads, d = q.element_size(), job.batch * job.heads, job.d
     if job.core == "SDPA":
         return heads * law(queries_outside, N, d, QUERIES, QUERIES, size)
+    b, sums = min(job.block or N, N), 4  # bytes of a number in m, l and o
+    tiles, products = heads * (N // b) ** 2, (3 * size + 2 * sums) * b * d  # q, k, v in; o in, out
     if job.core == "compiled":
-        # A tile of scores out and in, in and out, and in; q, k, v and p v; o there and back.
-        b = min(job.block, N)
-        tile = 5 * size * b * b + (5 * size + 2 * 4) * b * d
-        return heads * (N // b) ** 2 * tile
-    return sum(trip.read + trip.written for trip in trips(job.run, q, k, v))
+        # A tile of scores out and in, in and out, and in; the second product out and in.
+        return tiles * (5 * size * b * b + products + 2 * size * b * d)
+    counted = sum(trip.read + trip.written for trip in trips(job.run, q, k, v))
+    if job.core == "flash" and size < sums:
+        # Its two products are no operators on the meta device: scores out, weights in.
+        counted += tiles * ((sums + size) * b * b + products)
+    return counted
 
 
 def parse(text: str) -> list[dict]:

@@ -62,7 +62,9 @@ def test_where_there_is_no_ncu_it_says_so_and_stores_nothing(capsys):
 HALF = Job("standard", dtype=torch.bfloat16, heads=16, d=128)
 
 
-@pytest.mark.parametrize("core, passes", [("standard", 4), ("compiled", 5), ("SDPA", 2)])
+@pytest.mark.parametrize(
+    "core, passes", [("standard", 4), ("flash", 18), ("compiled", 5), ("SDPA", 2)]
+)
 def test_the_prediction_is_so_many_trips_of_the_scores_and_little_else(core, passes):
     scores = 16 * 8192 * 8192 * 2  # bytes
     trips = counters.predicted(HALF._replace(core=core, block=4096), 8192) / scores
