@@ -140,6 +140,11 @@ def law(program: Callable, N: int, d: int, b: int, c: int, size: int = 4) -> int
     return size * (2 * tall + 2 * tall * rows)
 
 
+def key_loads(N: int, d: int, b: int, size: int = 4) -> int:
+    """Bytes of k and v that `queries_outside` loads: each, once for b queries."""
+    return law(queries_outside, N, d, b, b, size) - 2 * size * N * d
+
+
 def paper_tile(M: int, d: int, size: int = 4) -> int:
     """b = M / 4d, M in numbers: what the paper chooses, so that q, k, v and o fit."""
     return M // size // (4 * d)

@@ -14,6 +14,7 @@ import torch
 
 from attnlib.course.measure.jobs import Job
 from attnlib.programs import law, queries_outside
+from attnlib.roofline import Roof, flops
 from attnlib.trips import trips
 
 METRICS = {
@@ -67,6 +68,22 @@ def predicted(job: Job, N: int) -> int:
         # Its two products are no operators on the meta device: scores out, weights in.
         counted += tiles * ((sums + size) * b * b + products)
     return counted
+
+
+def under_roof(roof: Roof, rows: list[dict]) -> list[dict]:
+    """Timed rows with the `GB` they carry as predicted, their `intensity`, and in TFLOP/s
+    what the roof allows and what each `does`. `most` is a fused kernel's intensity if a
+    cache served all it can."""
+    placed = []
+    for row in rows:
+        job, N = Job.of(row), row["N"]
+        work, moved = job.batch * job.heads * flops(N, job.d), predicted(job, N)
+        found = {"GB": moved / 1e9, "intensity": work / moved, "does": work / row["ms"] / 1e9}
+        found["roof"] = roof.at(work / moved) / 1e12
+        if job.core == "SDPA":
+            found["most"] = work / (job.inputs(N) + job.results(N))
+        placed.append(row | found)
+    return placed
 
 
 def parse(text: str) -> list[dict]:
