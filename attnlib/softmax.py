@@ -165,7 +165,7 @@ class SoftmaxState(NamedTuple):
 
         Exact as well: a stale m is only another reference. The weights may grow
         to e^threshold, which the number format bounds. Source: FlashAttention-4
-        (its threshold is 8, in powers of two). Lesson 03.
+        (its threshold is 8, in powers of two). Lesson 04.
         """
         m = torch.where(other.m > self.m + threshold, other.m, self.m)  # (..., N, 1)
         a, b = self.rebase(m), other.rebase(m)

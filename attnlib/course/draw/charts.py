@@ -5,8 +5,8 @@ from math import ceil, floor, log10
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from attnlib.course.draw.style import GREY, LABEL, LETTERS, STYLE, Q, S
@@ -181,6 +181,29 @@ def draw_timelines(timelines: dict[str, Timeline], names: dict, axes=None):
     return axes
 
 
+def draw_peaks(timelines: dict[str, Timeline], names: dict, ax=None):
+    """What is alive at the highest moment of each call: a bar a call, from the same
+    `names` and bands as `draw_timelines`."""
+    ax = ax or _subplots()[1]
+    highest = max(timeline.peak for timeline in timelines.values()) / MIB
+    for y, timeline in enumerate(timelines.values()):
+        bands, left = _bands(timeline, names), 0.0
+        peak = sum(bands.values()).argmax()
+        for name, height in bands.items():
+            width, color = height[peak], LETTERS.get(name[:1], GREY)
+            ax.barh(y, width, 0.62, left, color=color, edgecolor="white")
+            if width > highest / 40:
+                ink = "white" if color in (Q, LETTERS["p"], GREY) else "black"
+                style = {"ha": "center", "va": "center", "size": 11, "weight": "bold"}
+                ax.text(left + width / 2, y, name, color=ink, **style)
+            left += width
+        _note(ax, f"{left:,.1f} MiB", (left, y), (8, 0))
+    ax.set(xlim=(0, 1.15 * highest), ylim=(len(timelines) - 0.5, -0.5), xlabel="alive, MiB")
+    ax.set_yticks(range(len(timelines)), list(timelines))
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
 def draw_weights(rows: dict[str, Tensor], words: list[str], query: int, top: int = 5, axes=None):
     """The heaviest weights of one query's rows (M,), a panel a row: a bar a key, named
     by its word and its distance from the query."""
@@ -200,18 +223,24 @@ def draw_weights(rows: dict[str, Tensor], words: list[str], query: int, top: int
 
 
 def draw_weight_maps(maps: dict[str, Tensor], words: list[str], axes=None):
-    """Square pieces (n, n) of weight matrices, a panel and a scale each: queries down,
-    keys across."""
+    """Square pieces (n, n) of weight matrices, a panel each, queries down, keys across.
+
+    One scale of colours for all, of powers 0.4, so that small weights can be told
+    from none; NaN is a key that is hidden.
+    """
     if axes is None:
         axes = _subplots(1, len(maps), sharey=True, squeeze=False)[1][0]
     for ax, (title, weights) in zip(axes, maps.items()):
-        image = ax.imshow(weights, cmap="cividis", vmin=0)
+        ax.patch.set(facecolor="#dddddd", edgecolor="#999999", hatch="///")
+        image = ax.imshow(weights.numpy(), cmap="cividis", norm=PowerNorm(0.4, 0, 1))
         ax.set_xticks(range(len(words)), words, rotation=90, fontsize=11)
         ax.set_yticks(range(len(words)), words, fontsize=11)
         ax.set_title(title)
         ax.grid(visible=False)
         ax.tick_params(length=0)
-        ax.figure.colorbar(image, ax=ax, shrink=0.8, ticks=MaxNLocator(3))
+    bar = axes[0].figure.colorbar(image, ax=list(axes), shrink=0.9, ticks=(0, 0.01, 0.1, 0.5, 1))
+    bar.ax.set_yticklabels(["0", ".01", ".1", ".5", "1"])
+    bar.set_label("weight")
     return axes
 
 

@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 
 from attnlib.course.draw.masks import LOOK, MaskView
 from attnlib.course.draw.shapes import HATCHES
-from attnlib.course.draw.style import GREY, LABEL, ML, STYLE
+from attnlib.course.draw.style import GREY, LABEL, LETTERS, ML, STYLE
 
 MARKS = {"full": "●", "partial": "◐", "skipped": "×"}
 
@@ -36,6 +36,43 @@ def draw_tile_counts(views: dict[str, MaskView], title: str) -> Figure:
         ax.text(n + 0.3, n + 0.5, f"= {sum(counts.values())}", va="center", fontsize=12)
         ax.set(xlim=(0, n + 2), ylim=(n + 1, 0), aspect="equal")
         ax.set_title(name, fontsize=12)
+        ax.set_axis_off()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+    return figure
+
+
+def draw_two_loops(moved: dict[str, list], n: int, title: str) -> Figure:
+    """The order of n x n tiles under each loop, and the numbers that it carries.
+
+    moved: for "queries outside" and "keys outside" the numbers of q, k, v and what is
+    made, one after the other.
+    """
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes = figure.subplots(2, len(moved), height_ratios=(3, 1), sharex="row", sharey="row")
+    for column, (name, numbers) in zip(axes.T, moved.items()):
+        grid, ax = column
+        for a in range(n):  # the outer loop
+            line = [(0.25, a + 0.5), (n - 0.2, a + 0.5)]
+            start, end = line if name.startswith("queries") else [point[::-1] for point in line]
+            arrow = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.6}
+            grid.annotate("", end, start, arrowprops=arrow)
+            for b in range(n):
+                grid.add_patch(Rectangle((a, b), 1, 1, facecolor="#f3dfea", edgecolor="white"))
+        grid.add_patch(Rectangle((0, -0.45), n, 0.3, facecolor=LETTERS["k"]))
+        grid.add_patch(Rectangle((-0.45, 0), 0.3, n, facecolor=LETTERS["q"]))
+        grid.text(n / 2, -0.75, "k, v", ha="center", fontsize=11)
+        grid.text(-0.7, n / 2, "q", va="center", ha="center", fontsize=11)
+        grid.set(xlim=(-1, n + 0.2), ylim=(n + 0.1, -1.2), aspect="equal")
+        grid.set_title(f"{name}: {sum(numbers)} numbers carried", fontsize=12)
+        grid.set_axis_off()
+        left = 0
+        made = "o" if name.startswith("queries") else "m, l, o"
+        for what, number in zip(("q", "k", "v", made), numbers):
+            ax.barh(0, number, 0.6, left, color=LETTERS[what[-1]], edgecolor="white")
+            ink = {"color": "white" if what == "q" else "black", "fontsize": 11}
+            ax.text(left + number / 2, 0, what, ha="center", va="center", **ink)
+            left += number
+        ax.set(xlim=(0, 1.02 * max(map(sum, moved.values()))))
         ax.set_axis_off()
     figure.suptitle(title, x=0.01, ha="left", fontsize=13)
     return figure
@@ -87,16 +124,19 @@ def draw_time_of_a_tile(rows: list[dict], N: int, title: str) -> Figure:
 
 def draw_trips(rows: list[dict], title: str) -> Figure:
     """Two panels with a bar a core: `bytes`, what a score costs in travel, and `ms`."""
+    labels = {"bytes": "bytes that travel for each score", "ms": "time measured, ms"}
+    return draw_bars(rows, labels, title)
+
+
+def draw_bars(rows: list[dict], labels: dict[str, str], title: str) -> Figure:
+    """A panel for each key of `labels`, with a bar a core."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
+    axes = figure.subplots(1, len(labels), sharey=True)
     names = [LABEL[r["core"]] for r in rows]
     colors = [STYLE[r["core"]]["color"] for r in rows]
-    for ax, key, label, form in (
-        (axes[0], "bytes", "bytes that travel for each score", "%.0f"),
-        (axes[1], "ms", "time measured, ms", "%.3g"),
-    ):
+    for ax, (key, label) in zip(axes, labels.items()):
         values = [r[key] for r in rows]
-        ax.bar_label(ax.barh(names, values, color=colors, height=0.6), fmt=form, padding=4)
+        ax.bar_label(ax.barh(names, values, color=colors, height=0.6), fmt="%.3g", padding=4)
         ax.set(xlabel=label, xlim=(0, 1.2 * max(values)))
         ax.grid(axis="y", visible=False)
     axes[0].invert_yaxis()

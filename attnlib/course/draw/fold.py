@@ -125,10 +125,30 @@ def draw_blocks(blocks: list[Tensor], m: Tensor, factors: Tensor, title: str) ->
         below.bar((block.start + block.stop - 1) / 2, factor, 0.7 * len(s), color=ML)
     scores.stairs(m, edges, baseline=None, color=ML, linewidth=2.5)
     scores.axhline(0, color=GREY, linewidth=0.6)
-    scores.set(xlim=(-1, 1.04 * keys[-1].stop), title=title)
-    _beside(scores, "m", (edges[-1], m[-1].item()), ML)
+    scores.set(xlim=(-1, keys[-1].stop), title=title)
+    scores.margins(y=0.16)
+    for n, block in enumerate(keys):
+        style = {"textcoords": "offset points", "ha": "center", "color": ML, "size": 12}
+        middle = (block.start + block.stop - 1) / 2
+        scores.annotate(f"$m_{n + 1}$", (middle, m[n].item()), (0, 4), **style)
     below.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
     below.set(xlim=scores.get_xlim(), ylim=(0, 1.15), yticks=(0, 1), ylabel="factor", xlabel="key")
+    return figure
+
+
+@styled
+def draw_tops(tops: dict[str, Tensor]) -> Figure:
+    """Where rows have their largest score, in a panel for each title: the dot of a query,
+    a row of keys (heads, N), stands at its key, and glows where that is the first."""
+    figure = Figure(figsize=(8, 3.5), dpi=110, layout="constrained")
+    panels = figure.subplots(1, len(tops), sharey=True, squeeze=False)[0]
+    for ax, (title, keys) in zip(panels, tops.items()):
+        queries = torch.arange(keys.shape[-1]).expand_as(keys)
+        first = keys == 0
+        ax.scatter(keys[~first], queries[~first], 7, S, alpha=0.35, linewidths=0)
+        ax.scatter(keys[first], queries[first], 16, ML, alpha=0.2, linewidths=0)
+        ax.set(title=title, xlabel="key of the largest score", xlim=(-12, keys.shape[-1]))
+    panels[0].set(ylabel="query", ylim=(keys.shape[-1], -1))
     return figure
 
 
@@ -200,7 +220,8 @@ def draw_tree(tree, states: dict, title="") -> list[Shape]:
         if not isinstance(node, int)
         for child in node
     ]
-    boxes, words = [], [Text(10, 22, title, bold=True)]
+    boxes = []
+    words = [Text(10, 22, title, bold=True), Text(870, 22, "in each box: m, l", "end", GREY)]
     for node in places:
         (x, y), (m, l) = at(node), (part.flatten()[0].item() for part in states[node][:2])
         said = f"{m:.1f}, {l:.2f}".replace("-", "−")

@@ -23,23 +23,36 @@ class StayInTorch(TorchFunctionMode):
 
 
 class BlockByBlock(StayInTorch):
-    """Refuses a power, or a softmax, of a whole row of scores at once."""
+    """Refuses a power, or a softmax, of a whole row of scores at once; or of the matrix."""
 
     POWERS = ("exp", "exp_", "exp2", "exp2_", "softmax", "log_softmax", "logsumexp")
 
-    def __init__(self, row: int):
+    def __init__(self, whole: int, thing: str = "row"):
         super().__init__()
-        self.row = row
+        self.whole, self.thing = whole, thing
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         name, x = getattr(func, "__name__", ""), args[0] if args else None
-        whole = isinstance(x, torch.Tensor) and x.dim() and x.shape[-1] >= self.row
-        if name == "scaled_dot_product_attention" or (name in self.POWERS and whole):
+        if name == "scaled_dot_product_attention" or (name in self.POWERS and self._is_whole(x)):
             raise BadAnswer(
-                f"It takes all {self.row} scores of a row through {name} at once; here they come "
-                "block by block."
+                f"It takes all {self.whole} scores of a {self.thing} through {name} at once; here "
+                "they come block by block."
             )
         return super().__torch_function__(func, types, args, kwargs)
+
+    def _is_whole(self, x) -> bool:
+        if not isinstance(x, torch.Tensor) or not x.dim():
+            return False
+        return (x.shape[-1] if self.thing == "row" else x.numel()) >= self.whole
+
+
+def in_tiles(f: Callable, q, k, *args):
+    """The answer of f(q, k, ..., block_size), one tile of scores at a time."""
+    block_size = args[-1]
+    if min(len(q), len(k)) <= block_size:
+        return f(q, k, *args)
+    with BlockByBlock(len(q) * len(k), "matrix"):
+        return f(q, k, *args)
 
 
 def in_blocks(f: Callable, *args):

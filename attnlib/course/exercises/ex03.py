@@ -436,7 +436,7 @@ kernel.slips(
 unmerge = Task(
     "unmerge",
     "Take a block out again",
-    "lag",
+    "state",
     parts=("o / l", "lse"),
     ask=lambda f, whole, part: finalised(f(whole, part), whole),
 )

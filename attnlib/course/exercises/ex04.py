@@ -373,11 +373,11 @@ lazy.slips(
     - m, l, o = m_new, a * l, a * o
     + m, o = m_new, a * o
 
-    lazy_for_ever, M5, explorer: m is never moved again: far above it, weights overflow
+    lazy_for_ever, M5, lag: m is never moved again: far above it, weights overflow
     - if m_new > m + threshold:
     + if m == -torch.inf:
 
-    lazy_clamped, M4, explorer: the exponents are cut off at the threshold instead of m being moved
+    lazy_clamped, M4, lag: the exponents are cut off at the threshold instead of m being moved
     - if m_new > m + threshold:
     + if m == -torch.inf:
     - torch.exp(s_j - finite(m))
@@ -410,7 +410,7 @@ def lazy_by_merge(s, v, block_size, threshold):
 
 # 5. Predict ----------------------------------------------------------------
 
-limit = Task("largest_threshold", "Predict how lazy a format allows", "explorer", points=2)
+limit = Task("largest_threshold", "Predict how lazy a format allows", "lag", points=2)
 
 
 @limit.cases

@@ -1,10 +1,10 @@
 """Explorers: controls around pictures of real traces."""
 
+from attnlib.course.explore.backward_walk import BackwardWalk, walk_backward
 from attnlib.course.explore.base import Explorer, Quiz, Stepper
 from attnlib.course.explore.fit import WillItFit
 from attnlib.course.explore.fold import (
     BlockStepper,
-    MergeTree,
     RescalingExplorer,
     eight_blocks,
     trace_row,

@@ -1,4 +1,4 @@
-"""The fold, to step through and to play with: a row, its rescaling, a tree of merges."""
+"""The fold, to step through and to play with: a row, its rescaling, its tree of merges."""
 
 from functools import cache
 
@@ -12,7 +12,7 @@ from attnlib.course.draw import page, shapes
 from attnlib.course.draw.fold import SIZE, Trace
 from attnlib.course.explore.base import FRAME, Explorer, Stepper, in_line, say
 from attnlib.course.inputs import alice_qkv, alice_tokens, example_scores
-from attnlib.softmax import bracketing, relative_error
+from attnlib.softmax import relative_error
 
 
 def trace_row(q: Tensor, k: Tensor, v: Tensor, block_size: int) -> Trace:
@@ -51,9 +51,9 @@ class RescalingExplorer(Explorer):
         names = ("Alice", "Gaussian", "ramp up", "ramp down", "one spike")
         self.name = w.Dropdown(options=names, description="scores")
         self.layer = w.Dropdown(options=[("layer 0", 0), ("layer 5", 5)], description="layer")
-        self.head = w.IntSlider(1, 0, 11, description="head", continuous_update=False)
+        self.head = w.IntSlider(3, 0, 11, description="head", continuous_update=False)
         words = [(f"{n} {word}", n) for n, word in enumerate(alice_tokens())]
-        self.token = w.Dropdown(options=words, value=369, description="query")
+        self.token = w.Dropdown(options=words, value=211, description="query")
         sizes = [2**i for i in range(3, 8)]
         self.block_size = w.SelectionSlider(options=sizes, value=32, description="block size")
         self.temperature = w.FloatLogSlider(
@@ -96,45 +96,6 @@ def _example(name, layer, head, token) -> tuple[Tensor, Tensor]:
     """Scores (M,) and values (M, D); a slider that leaves them alone need not wait for them."""
     s = example_scores(name, layer, head, token)
     return s, alice_qkv(layer)[2][head] if name == "Alice" else torch.eye(len(s))
-
-
-class MergeTree(Explorer):
-    """Eight blocks and a bracketing of them: every root is the same state."""
-
-    def __init__(self, leaves: list[SoftmaxState] | None = None):
-        self.leaves = leaves or eight_blocks()
-        kinds = ("balanced", "left fold", "right fold", "shuffled")
-        self.kind = w.ToggleButtons(options=kinds, description="bracketing")
-        self.shuffle = w.Button(description="Shuffle again", icon="random")
-        self.picture, self.numbers = w.HTML(layout=FRAME | {"height": "375px"}), w.HTML()
-        self.seed = 0
-        self.kind.observe(self._show, "value")
-        self.shuffle.on_click(self._shuffle)
-        self._show()
-        children = [self.kind, self.shuffle, self.numbers, self.picture]
-        super().__init__(children, shapes.figure(self.drawn, SIZE), f"Merge tree: {self.text}")
-
-    def _shuffle(self, button):
-        self.seed += 1
-        if self.kind.value == "shuffled":
-            self._show()
-        else:
-            self.kind.value = "shuffled"
-
-    def _show(self, change=None):
-        tree = bracketing(self.kind.value, len(self.leaves), self.seed)
-        states = trace_tree(tree, self.leaves)
-        self.root = states[tree]
-        exact = trace_tree(tree, [SoftmaxState(*(x.double() for x in s)) for s in self.leaves])[
-            tree
-        ]
-        self.error = (self.root.l.double() / exact.l - 1).abs().max().item()
-        m, l = self.root.m.item(), self.root.l.item()
-        self.text = f"{self.kind.value}: the root is m = {m:.2f}, l = {l:.5f}"
-        title = "Each node holds m, l; however we bracket, the root is the same"
-        self.drawn = draw.draw_tree(tree, states, title)
-        self.picture.value = shapes.svg(self.drawn, SIZE, self.text, "tree")
-        self.numbers.value = say(f"{self.text}; rounding error of l {self.error:.1e}")
 
 
 def trace_tree(tree, leaves: list[SoftmaxState]) -> dict:

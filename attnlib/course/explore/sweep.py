@@ -39,7 +39,8 @@ class SweepStepper(Stepper):
         texts = [self.sweep.describe(n) for n in numbers]
         drawn = [draw_sweep(self.sweep, n) for n in numbers]
         frames = [(svg(d, SIZE, t, f"sweep-{n}"), t) for n, d, t in zip(numbers, drawn, texts)]
-        shown = len(frames) // 2  # amid the sweep
+        factors = self.sweep.trace.factors[1:]
+        shown = 1 + factors.index(min(factors)) if factors else 0  # where most is rescaled
         super().__init__(
             {"": frames}, "block", figure(drawn[shown], SIZE), f"Sweep: {texts[shown]}"
         )

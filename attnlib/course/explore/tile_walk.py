@@ -97,8 +97,8 @@ class TileWalk(Stepper):
             for name, walk in steps.items()
         }
         frames = {name: list(_frames(walk, name)) for name, walk in self.walks.items()}
-        shown = self.walks["causal"]  # at the tile on the diagonal of the followed row
-        n = row // block_size * (-(-len(k) // block_size) + 1)
+        shown = self.walks["every key"]  # where the followed row has seen its last keys
+        n = (row // block_size + 1) * -(-len(k) // block_size) - 1
         picture, text = figure(draw_step(shown, n), SIZE), f"Tile walk: {shown.describe(n)}"
         super().__init__(frames, "tile", picture, text)
 

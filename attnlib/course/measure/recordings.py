@@ -69,16 +69,13 @@ def section(name: str) -> list[dict]:
 
 
 def source() -> str:
-    """Where the rows of `section` come from, in a sentence for the reader."""
+    """Where the rows of `section` come from, in one line for the reader. The recording
+    itself has the commands that made it."""
     if measuring():
         return f"Measured now, on {torch.cuda.get_device_name()}."
     recording = load()
     where = recording["machine"]
-    return (
-        f"Replayed: {where['device']}, torch {where['torch']}, "
-        f"recorded {recording['date']} by `{recording['command']}`"
-        f"{'; ' * ('note' in recording)}{recording.get('note', '')}."
-    )
+    return f"Replayed: {where['device']}, torch {where['torch']}, {recording['date']}."
 
 
 def context() -> int:

@@ -16,6 +16,7 @@ from attnlib import FlashAttentionCore, StdAttentionCord
 from attnlib.course.gpt import TinyGPT, adamw, read_book, step, train, write
 from attnlib.course.measure.clock import attempt, result
 from attnlib.course.measure.machine import capacity, context_bytes, imitate_card
+from attnlib.course.measure.ways import measure_ways
 from attnlib.memory import CUBLAS_WORKSPACE, GIB, MIB, predicted_peak
 
 SIZE = {"width": 256, "heads": 4, "layers": 4}
@@ -88,7 +89,7 @@ def measured_step(attention: Callable, N: int, batch: int = 1) -> tuple[int, flo
 
 
 def measure_training() -> list[dict]:
-    """Rows of four kinds: step, context, book and curve. Needs a GPU, for three minutes."""
+    """Rows of five kinds: step, context, book, curve and ways. Needs a GPU, for minutes."""
     if not torch.cuda.is_available():
         return []
     kinds = {
@@ -96,6 +97,7 @@ def measure_training() -> list[dict]:
         "context": measure_contexts,
         "book": measure_book,
         "curve": measure_curves,
+        "ways": measure_ways,
     }
     return [{"kind": kind} | row for kind, measure in kinds.items() for row in measure()]
 

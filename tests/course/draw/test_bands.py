@@ -1,7 +1,10 @@
-"""A timeline as a picture: bands of tensors."""
+"""Timelines, maps of weights and loops as pictures."""
+
+import pytest
+import torch
 
 from attnlib import StdAttentionCord
-from attnlib.course.draw import charts
+from attnlib.course.draw import charts, evidence
 from attnlib.course.inputs import make_qkv
 from attnlib.memory import MIB, forward_backward, live_bytes
 
@@ -14,3 +17,27 @@ def test_bands_add_up_to_what_is_alive_and_tell_namesakes_apart():
     assert set(bands) == {"s", "dp", "p", "rest"}
     assert (sum(bands.values())[:-1] * MIB == alive).all()
     assert not (bands["s"] * bands["dp"]).any()  # one is freed long before the other
+
+
+def test_the_bars_at_the_peak_add_up_to_it():
+    x = torch.zeros(64, 256)
+    timeline = live_bytes(lambda x: (x + 1).exp() * 2, x)
+    ax = charts.draw_peaks({"call": timeline}, {"add": "s", "exp": "p", "mul": "o"})
+    widths = [bar.get_width() for bar in ax.patches]
+    assert sum(widths) == pytest.approx(timeline.peak / MIB) and len(widths) == 3
+    assert {text.get_text() for text in ax.texts} >= {"s", "p"}
+
+
+def test_maps_of_weights_share_one_scale():
+    maps = {"sharp": torch.eye(3), "flat": torch.full((3, 3), 0.1)}
+    axes = charts.draw_weight_maps(maps, ["a", "b", "c"])
+    sharp, flat = (ax.images[0] for ax in axes)
+    assert sharp.norm(0.1) == flat.norm(0.1) < sharp.norm(1.0) == 1
+
+
+def test_two_loops_say_what_each_carries():
+    moved = {"queries outside": [32, 128, 128, 32], "keys outside": [128, 32, 32, 384]}
+    figure = evidence.draw_two_loops(moved, 4, "a title")
+    titles = [ax.get_title() for ax in figure.axes[:2]]
+    assert titles == ["queries outside: 320 numbers carried", "keys outside: 576 numbers carried"]
+    assert [len(ax.patches) - 2 for ax in figure.axes[:2]] == [16, 16]

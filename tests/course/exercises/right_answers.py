@@ -10,7 +10,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from attnlib import SoftmaxState, attention_oracle, calculate_local_fx
+from attnlib import SoftmaxState, attention_oracle, calculate_local_fx, standard_attention
+from attnlib.course import gpt
 from attnlib.masks import visible
 from attnlib.softmax import divide, finite, rescale_factor
 
@@ -742,3 +743,234 @@ def core_by_lse(q, tape, block_size, causal):
         o = o * torch.exp(lse - finite(new)) + torch.exp(s - finite(new)) @ v_j
         lse = new
     return o
+
+
+# 09 --------------------------------------------------------------------------
+
+
+@right("row_gradients")
+def row_by_autograd(p, v, do):
+    s, v = p.log().requires_grad_(), v.clone().requires_grad_()
+    return torch.autograd.grad(torch.softmax(s, -1) @ v, (s, v), do)
+
+
+@right("row_gradients")
+def row_key_by_key(p, v, do):
+    ds = torch.zeros_like(p)
+    for i in range(len(p)):
+        for j in range(len(p)):
+            ds[i] += (do @ v[j]) * p[j] * (float(i == j) - p[i])
+    return {"ds": ds, "dv": torch.stack([p_j * do for p_j in p])}
+
+
+@right("numbers_moved")
+def moved_turn_by_turn(Nq, Nk, d, size, passes):
+    rows = [min(size, Nq - i) for i in range(0, Nq, size)]
+    columns = [min(size, Nk - j) for j in range(0, Nk, size)]
+    total = 0
+    for b in columns:
+        total += 4 * b * d + sum(a * (2 * d + 2 + 2 * d * (passes == 1)) for a in rows)
+    if passes == 2:
+        total += sum(a * (3 * d + 2) + sum(2 * b * d for b in columns) for a in rows)
+    return total
+
+
+@right("numbers_moved")
+def moved_by_numpy(Nq, Nk, d, size, passes):
+    rows, columns = np.ceil(np.array([Nq, Nk]) / size)
+    first = 4 * Nk * d + columns * Nq * (2 * d + 2)
+    return first + (2 * columns * Nq * d if passes == 1 else Nq * (3 * d + 2) + rows * 2 * Nk * d)
+
+
+@right("tiled_backward")
+def tiles_in_powers_of_2(q, k, v, o, lse, do, size):
+    dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
+    c = q.shape[-1] ** -0.5
+    minus_delta = -torch.einsum("nd,nd->n", do, o)
+    for j in reversed(range(0, len(k), size)):
+        for i in range(0, len(q), size):
+            a, b = slice(i, i + size), slice(j, j + size)
+            p = torch.exp2((c * q[a] @ k[b].mT - lse[a, None]) / LN_2)
+            ds = c * p * torch.addmm(minus_delta[a, None], do[a], v[b].mT)
+            dq[a].addmm_(ds, k[b]), dk[b].addmm_(ds.mT, q[a]), dv[b].addmm_(p.mT, do[a])
+    return dq, dk, dv
+
+
+@right("tiled_backward")
+def tiles_in_two_passes(q, k, v, o, lse, do, size):
+    c, delta = q.shape[-1] ** -0.5, (do * o).sum(-1, keepdim=True)
+
+    def tile(i, j):
+        a, b = slice(i, i + size), slice(j, j + size)
+        p = (c * q[a] @ k[b].mT).sub(lse[a].unsqueeze(-1)).exp()
+        return p, c * p * (do[a] @ v[b].mT - delta[a])
+
+    rows, columns = range(0, len(q), size), range(0, len(k), size)
+    dq = [sum(tile(i, j)[1] @ k[j : j + size] for j in columns) for i in rows]
+    dk = [sum(tile(i, j)[1].mT @ q[i : i + size] for i in rows) for j in columns]
+    dv = [sum(tile(i, j)[0].mT @ do[i : i + size] for i in rows) for j in columns]
+    return torch.cat(dq), torch.cat(dk), torch.cat(dv)
+
+
+@right("test_backward")
+def test_backward_by_gradcheck(backward):
+    class Attention(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, q, k, v):
+            o, lse = attention_oracle(q, k, v)
+            ctx.save_for_backward(q, k, v, o, lse)
+            return o
+
+        @staticmethod
+        def backward(ctx, do):
+            return backward(*ctx.saved_tensors, do, 2)
+
+    qkv = [torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (3, 5, 5)]
+    assert torch.autograd.gradcheck(Attention.apply, qkv)
+
+
+@right("test_backward")
+def test_backward_in_float32(backward):
+    q, k, v, do = (torch.randn(n, 8) for n in (20, 30, 30, 20))
+    qkv = [x.double().requires_grad_() for x in (q, k, v)]
+    exact = torch.autograd.grad(standard_attention(*qkv), qkv, do.double())
+    o, lse = (x.float() for x in attention_oracle(q, k, v))
+    for a, b in zip(backward(q, k, v, o, lse, do, 8), exact):
+        torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-4)
+
+
+@right("shard_backward")
+def shard_weights_hidden(q, k, v, see, o, lse, do, dlse):
+    c = q.shape[-1] ** -0.5
+    p = torch.exp(c * q @ k.mT - lse[:, None]).masked_fill(~see, 0)
+    ds = c * p * (do @ v.mT + (dlse - (do * o).sum(-1))[:, None])
+    return ds @ k, ds.mT @ q, p.mT @ do
+
+
+@right("shard_backward")
+def shard_row_by_row(q, k, v, see, o, lse, do, dlse):
+    dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
+    for i in range(len(q)):
+        j = see[i].nonzero().flatten()
+        p = torch.softmax(k[j] @ q[i] / q.shape[-1] ** 0.5, 0)
+        dp = v[j] @ do[i]
+        ds = p * (dp - p @ dp + dlse[i]) / q.shape[-1] ** 0.5
+        dq[i], dk[j], dv[j] = (
+            ds @ k[j],
+            dk[j] + torch.outer(ds, q[i]),
+            dv[j] + torch.outer(p, do[i]),
+        )
+    return dq, dk, dv
+
+
+# 10 --------------------------------------------------------------------------
+
+
+@right("step_parts")
+def parts_layer_by_layer(vocabulary, width, layers, N):
+    shapes = [(vocabulary, width), (width, vocabulary), (2, width)]
+    kept = 0
+    for _ in range(layers):
+        shapes += [(2, width), (width, 3 * width), (width, width), (2, width)]
+        shapes += [(width, 4 * width), (4 * width, width)]
+        kept += 4 * N * (width + 4 * width + 4 * width)
+    size = 4 * sum(math.prod(shape) for shape in shapes)
+    return {"mlps": kept, "moments": 2 * size, "gradients": size, "parameters": size}
+
+
+@right("step_parts")
+def parts_in_a_tuple(vocabulary, width, layers, N):
+    numbers = np.int64(2 * (vocabulary + 1) * width + layers * width * (12 * width + 4))
+    return 4 * numbers, 4 * numbers, 8 * numbers, np.int64(36) * N * width * layers
+
+
+@right("next_losses")
+def losses_place_by_place(model, tokens):
+    columns = []
+    for n in range(1, tokens.shape[1]):
+        logits = model(tokens[:, :n])[:, -1]
+        columns.append(torch.logsumexp(logits, -1) - logits[range(len(tokens)), tokens[:, n]])
+    return torch.stack(columns, 1)
+
+
+@right("next_losses")
+def losses_by_nll(model, tokens):
+    logs = torch.log_softmax(model(tokens[:, :-1]), -1).flatten(0, 1)
+    losses = torch.nn.functional.nll_loss(logs, tokens[:, 1:].flatten(), reduction="none")
+    return losses.view(len(tokens), -1)
+
+
+@right("test_causal")
+def test_causal_by_assert_close(model):
+    tokens = torch.randint(70, (3, 19))
+    for n in range(1, 19):
+        other = tokens.clone()
+        other[:, n] = (other[:, n] + torch.randint(1, 70, (3,))) % 70
+        torch.testing.assert_close(model(other)[:, :n], model(tokens)[:, :n])
+
+
+@right("test_causal")
+def test_causal_in_one_batch(model):
+    text = gpt.read_book()[0][500:530]
+    futures = text.repeat(30, 1)
+    for n in range(30):
+        futures[n, n:] = 69 - futures[n, n:]
+    logits = model(futures)
+    change = (logits - model(text[None])).abs().amax(-1)
+    assert change.tril(-1).max() < 1e-3
+
+
+def small_run(core, steps, dtype):
+    torch.manual_seed(0)
+    model = gpt.TinyGPT(core, 70, width=16, heads=2, layers=1).to(dtype)
+    losses = gpt.train(model, gpt.read_book()[0], steps, N=32, batch=2)
+    return torch.tensor(list(losses), dtype=torch.float64)
+
+
+@right("test_core")
+def test_core_with_assert_close(core):
+    double = torch.float64
+
+    def exact(q, k, v, causal):
+        return standard_attention(q, k, v, causal=causal)
+
+    torch.testing.assert_close(
+        small_run(core, 6, double), small_run(exact, 6, double), rtol=1e-9, atol=0
+    )
+
+
+@right("test_core")
+def test_core_by_gradients(core):
+    q, k, v = (torch.randn(2, 2, 30, 8, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    do = torch.randn_like(v)
+    o = core(q, k, v, causal=True)
+    exact = standard_attention(q, k, v, causal=True)
+    assert torch.allclose(o, exact, rtol=1e-8)
+    for a, b in zip(*(torch.autograd.grad(x, (q, k, v), do) for x in (o, exact))):
+        assert (a - b).norm() < 1e-8 * b.norm()
+
+
+@right("largest_context")
+def context_by_polyfit(room, steps):
+    N = np.array(list(steps), dtype=float)
+    c, b, a = np.polyfit(N / N[0], list(steps.values()), 2) / N[0] ** np.array([2, 1, 0])
+    roots = np.roots([c, b, a - room] if c * N[-1] > 1e-6 * b else [b, a - room])
+    return int(roots.max())
+
+
+@right("largest_context")
+def context_in_fractions(room, steps):
+    (x, A), (y, B), (z, C) = sorted(steps.items())
+    slope = Fraction(B - A, y - x)
+    c = (Fraction(C - B, z - y) - slope) / (z - x)
+
+    def size(N):
+        return A + slope * (N - x) + c * (N - x) * (N - y)
+
+    N = 1
+    while size(2 * N) <= room:
+        N *= 2
+    step = N
+    while step := step // 2:
+        N += step if size(N + step) <= room else 0
+    return N

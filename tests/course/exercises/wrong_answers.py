@@ -10,7 +10,14 @@ import math
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from attnlib import SoftmaxState, StdAttentionCord, attention_oracle, calculate_local_fx
+from attnlib import (
+    SoftmaxState,
+    StdAttentionCord,
+    attention_oracle,
+    calculate_local_fx,
+    standard_attention,
+)
+from attnlib.course import gpt
 from attnlib.masks import visible
 from attnlib.softmax import divide, finite, rescale_factor
 
@@ -863,3 +870,274 @@ def core_divides_in_every_block(q, tape, block_size, causal):
         m, l = m_new, a * l + p.sum(-1, keepdim=True)
         o = divide(a * o + p @ v_j, l)
     return o
+
+
+# 09 --------------------------------------------------------------------------
+
+
+@wrong("row_gradients")
+def row_softmax_of_weights(p, v, do):
+    p = torch.softmax(p, -1)
+    return p * (v @ do - do @ (p @ v)), torch.outer(p, do)
+
+
+@wrong("row_gradients")
+def row_all_of_o(p, v, do):
+    return p * (v @ do - (p @ v).sum()), torch.outer(p, do)
+
+
+@wrong("row_gradients")
+def row_in_the_wrong_order(p, v, do):
+    return torch.outer(p, do), p * (v @ do - do @ (p @ v))
+
+
+@wrong("numbers_moved")
+def moved_in_bytes(Nq, Nk, d, size, passes):
+    rows, columns = math.ceil(Nq / size), math.ceil(Nk / size)
+    once = 4 * Nk * d + columns * Nq * (2 * d + 2)
+    if passes == 1:
+        return 4 * (once + 2 * columns * Nq * d)
+    return 4 * (once + Nq * (3 * d + 2) + 2 * rows * Nk * d)
+
+
+@wrong("numbers_moved")
+def moved_twice_as_much(Nq, Nk, d, size, passes):
+    return passes * (4 * Nk * d + math.ceil(Nk / size) * Nq * (4 * d + 2))
+
+
+@wrong("tiled_backward")
+def tiles_in_base_2(q, k, v, o, lse, do, size):
+    dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
+    scale = q.shape[-1] ** -0.5
+    for j in range(0, len(k), size):
+        c = slice(j, j + size)
+        p = torch.exp2(scale * q @ k[c].mT - lse[:, None])
+        ds = scale * p * (do @ v[c].mT - (do * o).sum(-1, keepdim=True))
+        dq, dk[c], dv[c] = dq + ds @ k[c], ds.mT @ q, p.mT @ do
+    return dq, dk, dv
+
+
+@wrong("tiled_backward")
+def tiles_scores_unscaled(q, k, v, o, lse, do, size):
+    scale, dq, dk, dv = q.shape[-1] ** -0.5, 0.0, [], []
+    for k_j, v_j in zip(k.split(size), v.split(size)):
+        p = torch.exp(q @ k_j.mT - lse[:, None])
+        ds = scale * p * (do @ v_j.mT - (do * o).sum(-1, keepdim=True))
+        dq, dk, dv = dq + ds @ k_j, [*dk, ds.mT @ q], [*dv, p.mT @ do]
+    return dq, torch.cat(dk), torch.cat(dv)
+
+
+@wrong("tiled_backward")
+def tiles_appended(q, k, v, o, lse, do, size):
+    scale, dq, dk, dv = q.shape[-1] ** -0.5, [], [], []
+    for q_i, o_i, lse_i, do_i in zip(*(x.split(size) for x in (q, o, lse, do))):
+        dq.append(0.0)
+        for k_j, v_j in zip(k.split(size), v.split(size)):
+            p = torch.exp(scale * q_i @ k_j.mT - lse_i[:, None])
+            ds = scale * p * (do_i @ v_j.mT - (do_i * o_i).sum(-1, keepdim=True))
+            dq[-1] = dq[-1] + ds @ k_j
+            dk.append(ds.mT @ q_i), dv.append(p.mT @ do_i)
+    return torch.cat(dq), torch.cat(dk), torch.cat(dv)
+
+
+@wrong("tiled_backward")
+def tiles_delta_of_v(q, k, v, o, lse, do, size):
+    scale, dq, dk, dv = q.shape[-1] ** -0.5, 0.0, [], []
+    for k_j, v_j in zip(k.split(size), v.split(size)):
+        p = torch.exp(scale * q @ k_j.mT - lse[:, None])
+        ds = scale * p * (do @ v_j.mT - (do * o).mean(-1, keepdim=True))
+        dq, dk, dv = dq + ds @ k_j, [*dk, ds.mT @ q], [*dv, p.mT @ do]
+    return dq, torch.cat(dk), torch.cat(dv)
+
+
+def backward_judged(backward, judge, *, N=6, M=9, d=4, size=4):
+    q, k, v, do = (torch.randn(n, d, dtype=torch.float64) for n in (N, M, M, N))
+    qkv = [x.clone().requires_grad_() for x in (q, k, v)]
+    exact = torch.autograd.grad(standard_attention(*qkv), qkv, do)
+    got = backward(q, k, v, *attention_oracle(q, k, v), do, size)
+    for a, b in zip(got, exact):
+        judge(a, b)
+
+
+@wrong("test_backward", "test_of_size_one")
+def test_backward_by_direction(backward):
+    def judge(a, b):
+        assert torch.cosine_similarity(a.flatten(), b.flatten(), 0) > 1 - 1e-9
+
+    backward_judged(backward, judge)
+
+
+@wrong("test_backward", "test_of_one_tile")
+def test_backward_of_small_text(backward):
+    def judge(a, b):
+        assert torch.allclose(a, b)
+
+    backward_judged(backward, judge, size=32)
+
+
+@wrong("test_backward", "test_allows_too_much")
+def test_backward_no_nan(backward):
+    def judge(a, b):
+        assert a.shape == b.shape and not a.isnan().any()
+
+    backward_judged(backward, judge)
+
+
+@wrong("shard_backward")
+def shard_far_below(q, k, v, see, o, lse, do, dlse):
+    scale = q.shape[-1] ** -0.5
+    s = (scale * q @ k.mT).masked_fill(~see, -1e9)
+    p = torch.exp(s - lse[:, None])
+    ds = p * (do @ v.mT - (do * o).sum(-1, keepdim=True) + dlse[:, None])
+    return scale * ds @ k, scale * ds.mT @ q, p.mT @ do
+
+
+@wrong("shard_backward")
+def shard_lse_weighed_twice(q, k, v, see, o, lse, do, dlse):
+    scale = q.shape[-1] ** -0.5
+    p = torch.where(see, torch.exp(scale * q @ k.mT - lse[:, None]), 0.0)
+    ds = p * (do @ v.mT - (do * o).sum(-1, keepdim=True) + p * dlse[:, None])
+    return scale * ds @ k, scale * ds.mT @ q, p.mT @ do
+
+
+@wrong("shard_backward")
+def shard_gives_up(q, k, v, see, o, lse, do, dlse):
+    if not see.any(-1).all():
+        return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    scale = q.shape[-1] ** -0.5
+    p = torch.exp(scale * q @ k.mT - lse[:, None]) * see
+    ds = p * (do @ v.mT - (do * o).sum(-1, keepdim=True) + dlse[:, None])
+    return scale * ds @ k, scale * ds.mT @ q, p.mT @ do
+
+
+@wrong("shard_backward", "shard_without_lse")
+def shard_of_rows_without_lse(q, k, v, see, o, lse, do, dlse):
+    scale = q.shape[-1] ** -0.5
+    p = torch.where(see, torch.exp(scale * q @ k.mT - lse[:, None]), 0.0)
+    ds = scale * p * (do @ v.mT - (do * o).sum(-1, keepdim=True))
+    return ds @ k, ds.mT @ q, p.mT @ do
+
+
+# 10 --------------------------------------------------------------------------
+
+
+@wrong("step_parts")
+def parts_with_every_head(vocabulary, width, layers, N):
+    size = 4 * (2 * vocabulary * width + layers * (15 * width**2 + 4 * width) + 2 * width)
+    return {
+        "parameters": size,
+        "gradients": size,
+        "moments": 2 * size,
+        "mlps": 36 * N * width * layers,
+    }
+
+
+@wrong("step_parts")
+def parts_of_the_inside(vocabulary, width, layers, N):
+    size = 4 * (2 * vocabulary * width + layers * (12 * width**2 + 4 * width) + 2 * width)
+    return {
+        "parameters": size,
+        "gradients": size,
+        "moments": 2 * size,
+        "mlps": 32 * N * width * layers,
+    }
+
+
+@wrong("step_parts")
+def parts_gradients_of_the_batch(vocabulary, width, layers, N):
+    size = 4 * (2 * vocabulary * width + layers * (12 * width**2 + 4 * width) + 2 * width)
+    return size, N * size, 2 * N * size, 36 * N * width * layers
+
+
+@wrong("next_losses")
+def losses_in_one_number(model, tokens):
+    return torch.nn.functional.cross_entropy(
+        model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()
+    )
+
+
+@wrong("next_losses")
+def losses_after_reading_it(model, tokens):
+    logs = torch.log_softmax(model(tokens)[:, 1:], -1)
+    return -logs.gather(-1, tokens[:, 1:, None]).squeeze(-1)
+
+
+@wrong("next_losses")
+def losses_by_rolling(model, tokens):
+    logs = torch.log_softmax(model(tokens), -1)
+    return -logs.gather(-1, tokens.roll(-1, 1)[..., None]).squeeze(-1)
+
+
+@wrong("test_causal", "allows_any_change")
+def test_causal_last_place_changes(model):
+    tokens = torch.randint(70, (1, 16))
+    other = tokens.clone()
+    other[:, 0] = (other[:, 0] + 1) % 70
+    assert not torch.equal(model(tokens)[:, 0], model(other)[:, 0])
+
+
+@wrong("test_causal", "changes_at_an_edge")
+def test_causal_second_half(model):
+    a = torch.randint(70, (1, 32))
+    b = torch.cat((a[:, :16], torch.randint(70, (1, 16))), 1)
+    assert torch.allclose(model(a)[:, :16], model(b)[:, :16], atol=1e-4)
+
+
+@wrong("test_causal", "looks_at_the_first")
+def test_causal_far_away(model):
+    a = torch.randint(70, (1, 40))
+    b = a.clone()
+    b[:, -1] = (b[:, -1] + 1) % 70
+    assert torch.allclose(model(a)[:, :10], model(b)[:, :10], atol=1e-4)
+
+
+@wrong("test_core", "curves_at_the_start")
+def test_core_outputs(core):
+    q, k, v = torch.randn(3, 1, 2, 20, 8, dtype=torch.float64)
+    exact = StdAttentionCord(8)(q, k, v, causal=True)
+    assert torch.allclose(core(q, k, v, causal=True), exact)
+
+
+def small_run(core, steps, dtype):
+    torch.manual_seed(0)
+    model = gpt.TinyGPT(core, 70, width=16, heads=2, layers=1).to(dtype)
+    losses = gpt.train(model, gpt.read_book()[0], steps, N=32, batch=2)
+    return torch.tensor(list(losses), dtype=torch.float64)
+
+
+@wrong("test_core", "curves_in_float32")
+def test_core_in_the_mean(core):
+    a, b = (small_run(x, 4, torch.float64).mean() for x in (core, StdAttentionCord(8)))
+    assert (a - b).abs() < 1e-3
+
+
+@wrong("test_core", "curves_too_strict", "curves_of_bits")
+def test_core_the_same_in_float32(core):
+    a, b = (small_run(x, 4, torch.float32) for x in (core, StdAttentionCord(8)))
+    assert a.tolist() == b.tolist()
+
+
+@wrong("largest_context", "context_in_proportion")
+def context_bytes_a_character(room, steps):
+    N = max(steps)
+    return room // (steps[N] // N)
+
+
+@wrong("largest_context")
+def context_among_those_tried(room, steps):
+    return max([N for N, size in steps.items() if size <= room], default=0)
+
+
+@wrong("largest_context")
+def context_by_doubling(room, steps):
+    small, _, large = sorted(steps)
+    return int(
+        large * (room / steps[large]) ** (math.log(4) / math.log(steps[large] / steps[small]))
+    )
+
+
+@wrong("largest_context")
+def context_without_the_card(room, steps):
+    x, y, z = sorted(steps)
+    c = (steps[z] - 3 * steps[y] + 2 * steps[x]) / (6 * x * x)
+    return int(math.sqrt(room / c)) if c else int(room / ((steps[z] - steps[y]) / (z - y)))

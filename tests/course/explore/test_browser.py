@@ -18,7 +18,14 @@ import pytest
 import torch
 
 from attnlib.course.draw.fold import describe_step
-from attnlib.course.explore import TileWalk, WillItFit, trace_row, trace_scores, view_mask
+from attnlib.course.explore import (
+    BackwardWalk,
+    TileWalk,
+    WillItFit,
+    trace_row,
+    trace_scores,
+    view_mask,
+)
 from attnlib.course.inputs import alice_qkv, example_scores
 from attnlib.course.measure import recordings
 from attnlib.course.publish import notebooks
@@ -29,7 +36,8 @@ pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[3]
 SHOTS = ROOT / "build" / "screenshots"
 FOLD, LESSON, MASKS = "03_one_fold", "04_rescaling_explorer", "07_masks_and_shapes"
-WALK, CORES = "06_flash_attention", "08_two_cores_on_gpu"
+RABBIT = 0, 3, 211  # layer, head and query of lesson 04's first row
+WALK, CORES, BACKWARD = "06_flash_attention", "08_two_cores_on_gpu", "09_backward"
 NPM = ("requirejs@2.3.7", "@jupyter-widgets/html-manager@1.0.14", "mathjax@2.7.9")
 
 
@@ -104,7 +112,7 @@ def test_an_untrusted_clone_shows_pictures(chromium, lab):
     images = page.query_selector_all(".jp-OutputArea-output img")
     images[0].scroll_into_view_if_needed()
     shot(page, "untrusted")
-    assert len(images) == 3, "the chart, and both explorers' PNG"
+    assert len(images) == 2, "the explorer's PNG, and the chart"
     assert all(image.bounding_box()["width"] > 600 for image in images)
     assert "Predict." in page.inner_text(".jp-Notebook")
     page.close()
@@ -125,7 +133,7 @@ def run_lesson(chromium, lab, lesson, until):
 
 @pytest.fixture(scope="module")
 def page(chromium, lab):
-    page = run_lesson(chromium, lab, LESSON, "button:text-is('Shuffle again')")
+    page = run_lesson(chromium, lab, LESSON, frame(explorer_text("Alice", 32, 0, RABBIT)))
     yield page
     page.close()
 
@@ -213,13 +221,31 @@ def test_the_stepper_plays(fold, trace):
     fold.wait_for_selector(frame(describe_step(trace, 7)), timeout=20_000)
 
 
-def explorer_text(name, block_size, threshold=0.0):
-    s = example_scores(name)
+def explorer_text(name, block_size, threshold=0.0, place=()):
+    s = example_scores(name, *place)
     trace = trace_scores(s, s[:, None], block_size, threshold)
     return (
         f"{len(trace.states)} blocks, {trace.rescales} rescaled; "
         f"m = {trace.m[-1]:.2f}, l = {trace.l[-1]:.4g}"
     )
+
+
+def test_the_explorer_keeps_what_the_lesson_promises(page):
+    come_to(page, "select:has(option:text-is('layer 5'))")
+    page.wait_for_selector("svg[aria-label*='5 rescaled'] >> text=“watch”")
+    page.focus(".widget-hslider:has-text('threshold') .noUi-handle")
+    for key, threshold in (
+        ("ArrowRight", 1),
+        ("ArrowRight", 2),
+        ("ArrowLeft", 1),
+        ("ArrowLeft", 0),
+    ):
+        page.keyboard.press(key)
+        page.wait_for_selector(frame(explorer_text("Alice", 32, threshold, RABBIT)))
+    layer = page.locator("select:has(option:text-is('layer 5'))")
+    layer.select_option(label="layer 5")
+    page.wait_for_selector("svg[aria-label*=' 0 rescaled'] >> text=“[CLS]”")
+    layer.select_option(label="layer 0")
 
 
 def test_the_explorer_shows_what_the_library_computes(page):
@@ -235,25 +261,11 @@ def test_the_explorer_shows_what_the_library_computes(page):
     step_through(page, "threshold", [explorer_text("ramp up", 8, n) for n in range(17)], "explorer")
 
 
-def test_the_tree_gives_one_root_for_every_bracketing(page):
-    come_to(page, "button:text-is('left fold')")
-    said = {}
-    for kind in ("left fold", "right fold", "balanced"):
-        page.click(f"button:text-is('{kind}')")
-        picture = page.wait_for_selector(f'svg[aria-label^="{kind}: the root"]:visible')
-        said[kind] = picture.get_attribute("aria-label").split(": ")[1]
-    assert len(set(said.values())) == 1
-    page.focus("button:text-is('Shuffle again')")
-    page.keyboard.press("Enter")
-    page.wait_for_selector('svg[aria-label^="shuffled: the root"]:visible')
-    shot(page, "tree")
-
-
 def test_a_quiz_answers(page):
-    come_to(page, "button:text-is('the new block only')")
-    page.focus("button:text-is('the new block only')")
+    come_to(page, "button:text-is('where its maxima stand')")
+    page.focus("button:text-is('where its maxima stand')")
     page.keyboard.press("Enter")
-    page.wait_for_selector("text=Yes: it gets the factor")
+    page.wait_for_selector("text=Yes: early, so that none is beaten")
 
 
 def test_nothing_complained_in_the_console(page):
@@ -305,6 +317,19 @@ def test_the_tile_walk_steps_under_every_mask(chromium, lab):
         step_through(page, "tile", texts, f"tile walk, {mask}")
     page.click("[aria-label='Next tile']")
     page.wait_for_selector(frame(texts[1]))
+    assert not [e for e in page.attn_errors if "favicon" not in e]
+    page.close()
+
+
+def test_the_backward_walk_steps_in_both_orders(chromium, lab):
+    x = torch.zeros(32, 32)  # what it says depends on the tiles alone
+    walks = BackwardWalk(x, x, x, x, 8).walks
+    said = {order: [walk.describe(n) for n in range(16)] for order, walk in walks.items()}
+    page = run_lesson(chromium, lab, BACKWARD, frame(said["keys outside"][0]))
+    come_to(page, ".attn-stepper")
+    for order, texts in said.items():
+        page.click(f"button:text-is('{order}')")
+        step_through(page, "tile", texts, f"backward walk, {order}")
     assert not [e for e in page.attn_errors if "favicon" not in e]
     page.close()
 

@@ -1,4 +1,4 @@
-"""The rescaling explorer and the merge tree: live pictures of real traces."""
+"""The rescaling explorer and the tree of merges: pictures of real traces."""
 
 import statistics
 import time
@@ -6,17 +6,10 @@ import time
 import pytest
 import torch
 
-from attnlib.course.draw.fold import draw_rescaling, draw_tree
+from attnlib.course.draw.fold import draw_rescaling, draw_tops, draw_tree
 from attnlib.course.draw.shapes import Area, Path, Text
 from attnlib.course.draw.style import ML
-from attnlib.course.explore import (
-    MergeTree,
-    Quiz,
-    RescalingExplorer,
-    eight_blocks,
-    trace_scores,
-    trace_tree,
-)
+from attnlib.course.explore import Quiz, RescalingExplorer, eight_blocks, trace_scores, trace_tree
 from attnlib.softmax import bracketing, fold_tree
 
 KINDS = ("balanced", "left fold", "right fold", "shuffled")
@@ -65,6 +58,13 @@ def test_a_label_never_lies_over_the_numbers_of_the_axis(top):
     assert number.anchor == "end" and number.x <= left and left + width <= 880
 
 
+def test_every_row_has_a_dot_at_the_key_of_its_largest_score():
+    tops = torch.tensor([[0, 2, 2], [1, 0, 2]])  # two heads, three queries
+    (ax,) = draw_tops({"a claim": tops}).axes
+    dots = [tuple(map(int, dot)) for group in ax.collections for dot in group.get_offsets()]
+    assert sorted(dots) == sorted((key, n) for row in tops.tolist() for n, key in enumerate(row))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_trees_states_are_those_of_the_fold(kind):
     leaves, tree = eight_blocks(), bracketing(kind)
@@ -90,15 +90,6 @@ def test_no_two_boxes_of_a_tree_overlap():
                 (l, t), (r, b) = one.corners[0], one.corners[2]
                 (L, T), (R, B) = other.corners[0], other.corners[2]
                 assert max(l, L) >= min(r, R) or max(t, T) >= min(b, B), kind
-
-
-def test_a_shuffled_tree_has_the_same_root():
-    tree = MergeTree()
-    roots = set()
-    for _ in range(3):
-        tree.shuffle.click()
-        roots.add(tree.text)
-    assert len(roots) == 1 and tree.error < 1e-6
 
 
 def test_a_quiz_knows_its_right_answer():

@@ -103,4 +103,4 @@ def test_it_is_light_and_has_a_picture_for_whom_nothing_moves(walk):
     )
     assert len(state) < 1.5e6
     bundle = walk._repr_mimebundle_()
-    assert bundle["text/plain"].startswith("Tile walk: tile 11 of 16") and bundle["image/png"]
+    assert bundle["text/plain"].startswith("Tile walk: tile 12 of 16") and bundle["image/png"]

@@ -12,6 +12,7 @@ import pytest
 
 import attnlib
 from attnlib import SoftmaxState, attention, softmax
+from attnlib.course.measure import ways
 from attnlib.course.publish import notebooks
 
 LESSONS = {path.stem: nbformat.read(path, 4) for path in notebooks.lessons()}
@@ -181,7 +182,7 @@ def _is_check(node) -> bool:
 
 
 def library(name: str):
-    for room in (softmax, attention, SoftmaxState):
+    for room in (softmax, attention, SoftmaxState, ways):
         if hasattr(room, name):
             return getattr(room, name)
     raise AssertionError(f"the library has no {name}")

@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from attnlib.course.__main__ import main
-from attnlib.course.explore import BlockStepper, MergeTree
+from attnlib.course.explore import BlockStepper, RescalingExplorer
 from attnlib.course.publish import notebooks, npm, slides
 
 LESSONS = [p for p in notebooks.lessons() if p.parent == notebooks.NOTEBOOKS]
@@ -270,9 +270,9 @@ def test_an_explorer_without_kernel_is_live_or_a_picture(export):
 
 def test_ready_frames_need_no_kernel_and_the_others_do():
     q, k, v = torch.randn(4), torch.randn(8, 4), torch.randn(8, 2)
-    stepper, tree = BlockStepper(q, k, v, 4), MergeTree()
+    stepper, explorer = BlockStepper(q, k, v, 4), RescalingExplorer()
     assert "attn-needs-kernel" not in stepper._dom_classes
-    assert "attn-needs-kernel" in tree._dom_classes
+    assert "attn-needs-kernel" in explorer._dom_classes
 
 
 def test_a_picture_keeps_its_words(export):
@@ -316,6 +316,15 @@ def test_a_slide_has_40_words_12_lines_and_one_picture_at_most(path):
         elif c.metadata.slideshow.slide_type != "notes":
             texts += len(words(c.source))
         assert texts <= 40 and lines <= 12 and pictures <= 1, (c.source, texts, lines, pictures)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_the_teachers_plan_counts_the_slides(path):
+    plan = (notebooks.NOTEBOOKS / "README.md").read_text()
+    row = re.search(rf"(?m)^\| {path.stem[:2]} [^|]*\| (\d+) \| (\d+) \|", plan)
+    for short, said in zip((False, True), row.groups()):
+        cells = slides.arrange(nbformat.read(path, 4).cells, short)
+        assert sum(kind in ("slide", "subslide") for kind in kinds(cells)) == int(said)
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
