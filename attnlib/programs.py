@@ -57,6 +57,7 @@ def fused_rows(q: Shelf, k: Shelf, v: Shelf, o: Shelf, b: int, c: int):
         for j in tiles(N, c):
             o_i.addmm_(row[:, j], v[j])
         o[i] = o_i
+        del row, o_i  # off the bench, before the next come
 
 
 def queries_outside(q: Shelf, k: Shelf, v: Shelf, o: Shelf, b: int, c: int):
@@ -68,6 +69,7 @@ def queries_outside(q: Shelf, k: Shelf, v: Shelf, o: Shelf, b: int, c: int):
             _fold(*state, q_i @ k[j].mT, v[j])
         _, l_i, o_i = state
         o[i] = o_i.div_(l_i)
+        del state, l_i, o_i
 
 
 def keys_outside(q: Shelf, k: Shelf, v: Shelf, o: Shelf, m: Shelf, l: Shelf, b: int, c: int):
@@ -82,6 +84,7 @@ def keys_outside(q: Shelf, k: Shelf, v: Shelf, o: Shelf, m: Shelf, l: Shelf, b: 
             _fold(*state, q_i @ k_j.mT, v_j)
             m[i], l[i], o_i = state
             o[i] = o_i.div_(state[1]) if j is rounds[-1] else o_i
+            del q_i, state, o_i
 
 
 def _identity(q_i: Tensor, v: Shelf) -> tuple[Tensor, Tensor, Tensor]:
