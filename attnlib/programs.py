@@ -67,9 +67,8 @@ def queries_outside(q: Shelf, k: Shelf, v: Shelf, o: Shelf, b: int, c: int):
         state = _identity(q_i, v)
         for j in tiles(len(k), c):
             _fold(*state, q_i @ k[j].mT, v[j])
-        _, l_i, o_i = state
-        o[i] = o_i.div_(l_i)
-        del state, l_i, o_i
+        o[i] = state[2].div_(state[1])
+        del state
 
 
 def keys_outside(q: Shelf, k: Shelf, v: Shelf, o: Shelf, m: Shelf, l: Shelf, b: int, c: int):
