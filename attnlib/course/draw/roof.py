@@ -61,7 +61,7 @@ def draw_bends(panels: dict[str, tuple[list, list, list]], title: str) -> Figure
     """Bytes over a size, a panel for each, named by what is on its axis: sizes, what the
     largest square tile carries, and what the law says."""
     figure = Figure(figsize=(8, 3.3), layout="constrained")
-    axes = figure.subplots(1, len(panels))
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (name, (sizes, square, law)) in zip(axes, panels.items()):
         ax.plot(sizes, [x / 1e6 for x in law], color=GREY, linestyle="--")
         ax.plot(sizes, [x / 1e6 for x in square], color=ML, marker="o")
