@@ -157,7 +157,7 @@ def online_attention(q, k, v, block_size: int) -> Iterator[SoftmaxState]:
         yield state
 
 
-def online_attention_backward(q, k, v, o, lse, do, block_size: int):
+def online_attention_backward(q, k, v, o, lse, do, size: int):
     """The readable backward: (dq, dk, dv) from what the forward left, o and lse.
 
     p = e^(s - lse) is the softmax; ds = p (do vT - delta) with delta = rowsum(do o).
@@ -167,7 +167,7 @@ def online_attention_backward(q, k, v, o, lse, do, block_size: int):
     scale = q.shape[-1] ** -0.5
     delta = (do * o).sum(-1, keepdim=True)  # (..., N, 1)
     dq, dk, dv = torch.zeros_like(q), [], []
-    for k_j, v_j in zip(*(x.split(block_size, -2) for x in (k, v))):
+    for k_j, v_j in zip(k.split(size, -2), v.split(size, -2)):
         s = scale * q @ k_j.mT  # (..., N, block)
         p = torch.exp(s - lse[..., None])  # (..., N, block)
         ds = p * (do @ v_j.mT - delta)  # (..., N, block)

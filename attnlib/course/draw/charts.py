@@ -5,7 +5,7 @@ from math import ceil, floor, log10
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -13,8 +13,8 @@ from attnlib.course.draw.style import GREY, LABEL, LETTERS, STYLE, Q, S
 from attnlib.memory import MIB, Timeline
 
 
-def draw_peak_memory(rows: list[dict], ax=None):
-    """Peak memory over N, a curve a core; rows of one dtype and mode.
+def draw_peak_memory(rows: list[dict], ax=None, names=LABEL):
+    """Peak memory over N, a curve a core, with its name of `names`; rows of one dtype and mode.
 
     A peak that is predicted but did not fit is a cross at its height.
     """
@@ -33,7 +33,7 @@ def draw_peak_memory(rows: list[dict], ax=None):
             _note(ax, "out of memory", ends[core], (-14, 0), ha="right")
     ax.set(xscale="log", yscale="log", xlabel="sequence length N", ylabel="peak memory, MiB")
     _token_axis(ax, rows)
-    _label_ends(ax, ends)
+    _label_ends(ax, ends, names)
     return ax
 
 
@@ -225,14 +225,15 @@ def draw_weights(rows: dict[str, Tensor], words: list[str], query: int, top: int
 def draw_weight_maps(maps: dict[str, Tensor], words: list[str], axes=None):
     """Square pieces (n, n) of weight matrices, a panel each, queries down, keys across.
 
-    One scale of colours for all, of powers 0.4, so that small weights can be told
-    from none; NaN is a key that is hidden.
+    One scale of colours for all, from white, of powers 0.4, so that small weights can be
+    told from none; NaN is a key that is hidden.
     """
+    purple = LinearSegmentedColormap.from_list("weights", ["white", LETTERS["p"], "black"])
     if axes is None:
         axes = _subplots(1, len(maps), sharey=True, squeeze=False)[1][0]
     for ax, (title, weights) in zip(axes, maps.items()):
         ax.patch.set(facecolor="#dddddd", edgecolor="#999999", hatch="///")
-        image = ax.imshow(weights.numpy(), cmap="cividis", norm=PowerNorm(0.4, 0, 1))
+        image = ax.imshow(weights.numpy(), cmap=purple, norm=PowerNorm(0.4, 0, 1))
         ax.set_xticks(range(len(words)), words, rotation=90, fontsize=11)
         ax.set_yticks(range(len(words)), words, fontsize=11)
         ax.set_title(title)
@@ -242,17 +243,6 @@ def draw_weight_maps(maps: dict[str, Tensor], words: list[str], axes=None):
     bar.ax.set_yticklabels(["0", ".01", ".1", ".5", "1"])
     bar.set_label("weight")
     return axes
-
-
-def draw_shares(values: dict[str, Tensor], ax=None):
-    """Histograms over 0..1 of two sets of rows: the first filled, the second hatched."""
-    ax = ax or _subplots()[1]
-    looks = ({"color": S}, {"facecolor": "none", "edgecolor": "black", "hatch": "///"})
-    for (name, x), look in zip(values.items(), looks):
-        ax.hist(x, bins=40, range=(0, 1), histtype="stepfilled", label=name, **look)
-    ax.set(xlim=(0, 1), xlabel="largest weight of a row", ylabel="rows")
-    ax.legend(frameon=False)
-    return ax
 
 
 def draw_growth(laws: dict[str, list], measured: list, cards: dict[str, int], ax=None):

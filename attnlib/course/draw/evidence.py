@@ -3,8 +3,10 @@
 from collections import defaultdict
 from math import ceil, floor, log10
 
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from torch import Tensor
 
 from attnlib.course.draw.masks import LOOK, MaskView
 from attnlib.course.draw.shapes import HATCHES
@@ -41,6 +43,29 @@ def draw_tile_counts(views: dict[str, MaskView], title: str) -> Figure:
     return figure
 
 
+def draw_rows_of_weights(maps: dict[str, Tensor], words: list[str], title: str) -> Figure:
+    """Weights (n, n) in per cent, a grid a name, queries down and keys across.
+
+    NaN is a key that is hidden.
+    """
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    for ax, (name, weights) in zip(figure.subplots(1, len(maps), sharey=True), maps.items()):
+        ax.patch.set(facecolor="#cccccc", edgecolor="#606060", hatch="///")
+        ax.imshow(weights.numpy(), cmap="viridis", norm=PowerNorm(0.5, 0, 1))
+        for i, row in enumerate(weights.tolist()):
+            for j, weight in enumerate(row):
+                if weight == weight:  # no NaN
+                    look = {"color": "black" if weight > 0.25 else "white", "fontsize": 11}
+                    ax.text(j, i, f"{100 * weight:.0f}", ha="center", va="center", **look)
+        ax.set_xticks(range(len(words)), words, rotation=90, fontsize=11)
+        ax.set_yticks(range(len(words)), words, fontsize=11)
+        ax.set_title(name, fontsize=12)
+        ax.grid(visible=False)
+        ax.tick_params(length=0)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+    return figure
+
+
 def draw_two_loops(moved: dict[str, list], n: int, title: str) -> Figure:
     """The order of n x n tiles under each loop, and the numbers that it carries.
 
@@ -58,11 +83,12 @@ def draw_two_loops(moved: dict[str, list], n: int, title: str) -> Figure:
             grid.annotate("", end, start, arrowprops=arrow)
             for b in range(n):
                 grid.add_patch(Rectangle((a, b), 1, 1, facecolor="#f3dfea", edgecolor="white"))
-        grid.add_patch(Rectangle((0, -0.45), n, 0.3, facecolor=LETTERS["k"]))
+        for letter, y in (("v", -0.4), ("k", -0.8)):
+            grid.add_patch(Rectangle((0, y), n, 0.3, facecolor=LETTERS[letter]))
+            grid.text(-0.15, y + 0.15, letter, va="center", ha="right", fontsize=11)
         grid.add_patch(Rectangle((-0.45, 0), 0.3, n, facecolor=LETTERS["q"]))
-        grid.text(n / 2, -0.75, "k, v", ha="center", fontsize=11)
         grid.text(-0.7, n / 2, "q", va="center", ha="center", fontsize=11)
-        grid.set(xlim=(-1, n + 0.2), ylim=(n + 0.1, -1.2), aspect="equal")
+        grid.set(xlim=(-1, n + 0.2), ylim=(n + 0.1, -1), aspect="equal")
         grid.set_title(f"{name}: {sum(numbers)} numbers carried", fontsize=12)
         grid.set_axis_off()
         left = 0
@@ -75,6 +101,22 @@ def draw_two_loops(moved: dict[str, list], n: int, title: str) -> Figure:
         ax.set(xlim=(0, 1.02 * max(map(sum, moved.values()))))
         ax.set_axis_off()
     figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+    return figure
+
+
+def draw_saving(curves: dict[str, list], counted: list, title: str) -> Figure:
+    """How many times less is carried over N: a named curve of (N, times) each, and dots."""
+    figure = Figure(figsize=(8, 3.3), layout="constrained")
+    ax = figure.subplots()
+    for (name, curve), line in zip(curves.items(), (":", "--", "-")):
+        ax.plot(*zip(*curve), color=STYLE["flash"]["color"], linestyle=line)
+        _note(ax, name, curve[-1], (8, 0))
+    ax.plot(*zip(*counted), "ko")
+    Ns = [N for N, _ in curve]
+    ax.set(xscale="log", xlim=(Ns[0], 6 * Ns[-1]), xlabel="N", ylabel="times less to carry")
+    ax.set(ylim=(0, None), title=title)
+    ax.set_xticks(Ns[::2], [f"{N // 1024}k" if N >= 1024 else str(N) for N in Ns[::2]])
+    ax.minorticks_off()
     return figure
 
 
@@ -140,6 +182,23 @@ def draw_bars(rows: list[dict], labels: dict[str, str], title: str) -> Figure:
         ax.set(xlabel=label, xlim=(0, 1.2 * max(values)))
         ax.grid(axis="y", visible=False)
     axes[0].invert_yaxis()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+    return figure
+
+
+def draw_bill(parts: dict[str, float], measured: float, label: str, title: str) -> Figure:
+    """What was predicted, its parts end to end, above what was measured."""
+    figure = Figure(figsize=(8, 2.5), layout="constrained")
+    ax = figure.subplots()
+    left = 0
+    for (name, part), color in zip(parts.items(), (STYLE["standard"]["color"], LETTERS["o"])):
+        ax.barh("predicted", part, left=left, color=color)
+        ax.text(left + part / 2, 0, f"{name}\n{part:.0f}", ha="center", va="center", fontsize=11)
+        left += part
+    ax.bar_label(ax.barh("measured", measured, color=GREY), fmt="%.0f", padding=4)
+    ax.set(xlabel=label, xlim=(0, 1.1 * max(left, measured)))
+    ax.grid(axis="y", visible=False)
+    ax.invert_yaxis()
     figure.suptitle(title, x=0.01, ha="left", fontsize=13)
     return figure
 

@@ -57,24 +57,22 @@ class Trace(NamedTuple):
 
 
 @styled
-def draw_local(scores: Tensor, m: Tensor, l: Tensor, fx: Tensor) -> Figure:
-    """One block: its scores (N,) under their maximum m, and fx = e^(s - m) beside them;
-    m, l, fx as `calculate_local_fx` returns them."""
-    figure = Figure(figsize=(8, 2.8), dpi=110, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    x = range(len(scores))
-    left.bar(x, scores, color=S)
-    left.hlines(m.item(), -1, len(scores), color=ML, linewidth=2.5)
-    _beside(left, "m", (len(scores), m.item()), ML)
-    left.set(
-        xlim=(-1, 1.1 * len(scores)), xlabel="key", title=f"No score lies above m = {m.item():.2f}"
-    )
-    left.set_xticks(range(0, len(scores), 5))
-    right.bar(x, fx, color=S)
-    right.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
-    right.set(
-        ylim=(0, 1.15), xlabel="key", title=f"fx = e^(x − m) ≤ 1; their sum l = {l.item():.2f}"
-    )
+def draw_local(scores: Tensor, m: Tensor, l: Tensor, fx: Tensor, names: list[str]) -> Figure:
+    """Rows of scores (B, N), named: each under its maximum m, and fx = e^(s - m) beside it;
+    m, l (B, 1) and fx (B, N) as `calculate_local_fx` returns them."""
+    figure = Figure(figsize=(8, 3.5), dpi=110, layout="constrained")
+    axes = figure.subplots(len(scores), 2, sharex=True, squeeze=False)
+    x = range(scores.shape[-1])
+    for (left, right), row, top, total, e, name in zip(axes, scores, m, l, fx, names):
+        left.bar(x, row, color=S)
+        left.hlines(top.item(), -1, len(x), color=ML, linewidth=2.5)
+        _beside(left, "m", (len(x), top.item()), ML)
+        left.set(xlim=(-1, 1.1 * len(x)), title=f"{name}: m = {top.item():.1f}")
+        right.bar(x, e, color=S)
+        right.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
+        right.set(ylim=(0, 1.15), yticks=(0, 1), title=f"fx is at most 1; l = {total.item():.2f}")
+    for ax in axes[-1]:
+        ax.set(xlabel="key", xticks=range(0, len(x), 5))
     return figure
 
 
@@ -122,7 +120,10 @@ def draw_blocks(blocks: list[Tensor], m: Tensor, factors: Tensor, title: str) ->
     keys = [slice(int(a + 0.5), int(b + 0.5)) for a, b in pairwise(edges)]
     for n, (block, s, factor) in enumerate(zip(keys, blocks, factors.tolist())):
         _bars(scores, block, s.numpy(), PAIR[n % 2])
-        below.bar((block.start + block.stop - 1) / 2, factor, 0.7 * len(s), color=ML)
+        middle, width = (block.start + block.stop - 1) / 2, len(s)
+        below.bar(middle, factor, width, color=ML, edgecolor="white", linewidth=1.5)
+        above = {"textcoords": "offset points", "ha": "center", "size": 11}
+        below.annotate(f"{factor:.2f}".lstrip("0"), (middle, factor), (0, 3), **above)
     scores.stairs(m, edges, baseline=None, color=ML, linewidth=2.5)
     scores.axhline(0, color=GREY, linewidth=0.6)
     scores.set(xlim=(-1, keys[-1].stop), title=title)
@@ -132,7 +133,7 @@ def draw_blocks(blocks: list[Tensor], m: Tensor, factors: Tensor, title: str) ->
         middle = (block.start + block.stop - 1) / 2
         scores.annotate(f"$m_{n + 1}$", (middle, m[n].item()), (0, 4), **style)
     below.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
-    below.set(xlim=scores.get_xlim(), ylim=(0, 1.15), yticks=(0, 1), ylabel="factor", xlabel="key")
+    below.set(xlim=scores.get_xlim(), ylim=(0, 1.45), yticks=(0, 1), ylabel="factor", xlabel="key")
     return figure
 
 
@@ -140,13 +141,14 @@ def draw_blocks(blocks: list[Tensor], m: Tensor, factors: Tensor, title: str) ->
 def draw_tops(tops: dict[str, Tensor]) -> Figure:
     """Where rows have their largest score, in a panel for each title: the dot of a query,
     a row of keys (heads, N), stands at its key, and glows where that is the first."""
+    look = {"alpha": 0.35, "linewidths": 0}
     figure = Figure(figsize=(8, 3.5), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(tops), sharey=True, squeeze=False)[0]
     for ax, (title, keys) in zip(panels, tops.items()):
         queries = torch.arange(keys.shape[-1]).expand_as(keys)
         first = keys == 0
-        ax.scatter(keys[~first], queries[~first], 7, S, alpha=0.35, linewidths=0)
-        ax.scatter(keys[first], queries[first], 16, ML, alpha=0.2, linewidths=0)
+        ax.scatter(keys[~first], queries[~first], 7, S, **look)
+        ax.scatter(keys[first], queries[first], 7, ML, **look)
         ax.set(title=title, xlabel="key of the largest score", xlim=(-12, keys.shape[-1]))
     panels[0].set(ylabel="query", ylim=(keys.shape[-1], -1))
     return figure
@@ -229,7 +231,7 @@ def draw_tree(tree, states: dict, title="") -> list[Shape]:
         boxes.append(box(x - half, y - 13, 2 * half, 26, WHITE))
         words.append(Text(x, y + 0.36 * FONT, said, "middle"))
         if isinstance(node, int):
-            words.append(Text(x, y + 34, f"block {node}", "middle", GREY))
+            words.append(Text(x, y + 34, f"block {node + 1}", "middle", GREY))
     return [*lines, *boxes, *words]
 
 

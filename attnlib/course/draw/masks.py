@@ -137,8 +137,9 @@ def _grid(view: MaskView, left, top, width, height) -> Iterator[Shape]:
     yield box(left, top, c * Nk, c * Nq, TILE)
     yield from (box(left - 9, top + c * i, 6, c, LOOK["blind"]) for i in view.blind)
     yield Text(left - 14, top + c / 2 + BASE, "query 0", "end")
-    if c * (Nq - 1) >= FONT:
-        yield Text(left - 14, bottom - c / 2 + BASE, f"{Nq - 1}", "end")
+    for i in range(1, Nq):
+        if c >= 1.2 * FONT or (i == Nq - 1 and c * i >= FONT):  # all rows, or the last one
+            yield Text(left - 14, top + c * (i + 0.5) + BASE, f"{i}", "end")
     yield Text(left, top - 7, "key 0" if Nk else "no keys")
     if c * Nk >= 80:
         yield Text(right, top - 7, f"{Nk - 1}", "end")

@@ -90,6 +90,10 @@ def _draw_keys(sweep, n) -> Iterator[Shape]:
     m = y(trace.m[at])
     yield Path([(LEFT, m), (x[trace.blocks[at].stop], m)], Look(edge=ML, width=2.5))
     yield Text(LEFT - 8, m + 5, "m", "end", ML, True)
+    if sweep.labels is not None and x[1] - x[0] <= 36:
+        top = trace.scores[: trace.blocks[at].stop].argmax().item()
+        place = ("start", "middle", "end")[(top > 0.04 * M) + (top > 0.96 * M)]
+        yield Text(x[top], y(s[top]) - 6, f"“{sweep.labels[top]}”", place)
     yield from _draw_words(sweep, n, x) if x[1] - x[0] > 36 else _explain(sweep, n, x)
 
 

@@ -1,6 +1,7 @@
 """Pictures of training: curves that should be one, what fills a card, how far a step sees."""
 
 from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
 
 from attnlib.course.draw.style import GREY, LABEL, STYLE, O, styled
 
@@ -52,9 +53,11 @@ def draw_stack(stacks: dict[str, dict], measured: dict[str, dict], title: str) -
     panels[0].set_ylabel("bytes of a step, in 10⁹")
     panels[-1].set_xlabel("context N, in 1024 characters")
     figure.suptitle(title, x=0.01, ha="left", fontsize=13)
-    handles = [last.containers[n] for n in range(3)] + last.lines[:1]
-    names = [*HATCH, "measured on the GPU"]
-    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, fontsize=11)
+    attention = tuple(ax.containers[2] for ax in panels)  # each core in its colour
+    handles = [*last.containers[:2], attention, last.lines[0]]
+    look = {"ncols": 4, "frameon": False, "fontsize": 11, "handlelength": 3}
+    look["handler_map"] = {tuple: HandlerTuple(ndivide=None, pad=0)}
+    figure.legend(handles, [*HATCH, "measured on the GPU"], loc="outside lower center", **look)
     return figure
 
 
@@ -92,8 +95,10 @@ def draw_reach(reach: dict[str, dict], chapters: dict[str, int], book: int, titl
             color="white" if inside else "black",
             fontweight="bold" if inside else "normal",
         )
-    ax.axvline(book, color="black", linewidth=2)
-    ax.annotate("the book ends", (book, -0.62), (6, 0), textcoords="offset points", va="center")
+    look = {"textcoords": "offset points", "va": "center", "ha": "right"}
+    for n, words in (1, "one book"), (2, "two books"):
+        ax.axvline(n * book, color="black", linewidth=2, zorder=2.5 - n)  # the second behind bars
+        ax.annotate(words, (n * book, -0.62), (-6, 0), **look)
     ax.set_xticks([*chapters.values()], [*chapters])
     ax.set_yticks(range(len(rows)), [f"{LABEL[core]}, {card}" for core, card, _ in rows])
     ax.set(xlim=(0, BOOKS * book), ylim=(len(rows) - 0.4, -1), xlabel="chapters")

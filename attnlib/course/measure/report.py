@@ -73,6 +73,19 @@ def peak(key: str = "measured"):
     return lambda row: mib(key)(row | {"problem": "-"})
 
 
+def bill_table(bills: dict[str, dict[tuple[str, str], float]]) -> str:
+    """Bytes a score by (operator, "in" or "out"), a line an operator and one for all of a core."""
+    rows = []
+    for core, bill in bills.items():
+        for op in dict.fromkeys(op for op, _ in bill):
+            ways = {way: bill.get((op, way), 0) for way in ("in", "out")}
+            rows.append({"core": core, "operator": op, "both": sum(ways.values())} | ways)
+        ways = {way: sum(n for (_, w), n in bill.items() if w == way) for way in ("in", "out")}
+        rows.append({"core": core, "operator": "all", "both": sum(ways.values())} | ways)
+    sizes = {way: lambda row, way=way: f"{row[way]:g}" for way in ("in", "out", "both")}
+    return table(rows, ("core", "operator"), core="core", operator="operator", **sizes)
+
+
 def summary(recording: dict, sections=()) -> str:
     """What `measure` prints: where, then the rows of each section, or of some."""
     machine = ", ".join(f"{k} {v}" for k, v in recording["machine"].items())

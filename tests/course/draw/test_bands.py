@@ -40,4 +40,15 @@ def test_two_loops_say_what_each_carries():
     figure = evidence.draw_two_loops(moved, 4, "a title")
     titles = [ax.get_title() for ax in figure.axes[:2]]
     assert titles == ["queries outside: 320 numbers carried", "keys outside: 576 numbers carried"]
-    assert [len(ax.patches) - 2 for ax in figure.axes[:2]] == [16, 16]
+    assert [len(ax.patches) - 3 for ax in figure.axes[:2]] == [16, 16]
+
+
+def test_the_parts_of_a_bill_stand_end_to_end_above_what_was_measured():
+    ax = evidence.draw_bill({"carrying": 41, "computing": 9}, 58, "ms", "a title").axes[0]
+    assert [(bar.get_x(), bar.get_width()) for bar in ax.patches] == [(0, 41), (41, 9), (0, 58)]
+
+
+def test_every_curve_of_a_saving_has_its_name_at_its_end():
+    curves = {"a": [(32, 2.0), (2048, 2.0)], "b": [(32, 2.0), (2048, 3.9)]}
+    ax = evidence.draw_saving(curves, [(128, 2.0)], "a title").axes[0]
+    assert {text.get_text(): text.xy for text in ax.texts} == {"a": (2048, 2.0), "b": (2048, 3.9)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attnlib.course.__main__ import main
-from attnlib.course.measure import jobs, recordings, sections
+from attnlib.course.measure import jobs, recordings, report, sections
 from attnlib.course.measure.jobs import Job
 
 TINY = Job("flash", heads=2, d=8, block=16)
@@ -68,3 +68,13 @@ def test_an_unknown_section_is_named(capsys):
 def test_heads_in_groups_take_what_is_predicted():
     rows = sections._with_peaks(sections.time_rows([TINY._replace(kv_heads=1)], 64))
     assert all(r["predicted"] == r["measured"] for r in rows)
+
+
+def test_a_bill_ends_in_the_sum_of_its_lines():
+    bill = {("bmm", "out"): 2, ("bmm", "in"): 2, ("amax", "in"): 4.0}
+    lines = [line.split() for line in report.bill_table({"standard": bill}).splitlines()]
+    assert lines[1:] == [
+        ["standard", "bmm", "2", "2", "4"],
+        ["standard", "amax", "4", "0", "4"],
+        ["standard", "all", "6", "2", "8"],
+    ]
