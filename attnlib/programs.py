@@ -57,6 +57,7 @@ def fused_rows(q: Shelf, k: Shelf, v: Shelf, o: Shelf, b: int, c: int):
         for j in tiles(N, c):
             o_i.addmm_(row[:, j], v[j])
         o[i] = o_i
+        del row, o_i  # off the bench, before the next come
 
 
 def queries_outside(q: Shelf, k: Shelf, v: Shelf, o: Shelf, b: int, c: int):
@@ -66,8 +67,8 @@ def queries_outside(q: Shelf, k: Shelf, v: Shelf, o: Shelf, b: int, c: int):
         state = _identity(q_i, v)
         for j in tiles(len(k), c):
             _fold(*state, q_i @ k[j].mT, v[j])
-        _, l_i, o_i = state
-        o[i] = o_i.div_(l_i)
+        o[i] = state[2].div_(state[1])
+        del state
 
 
 def keys_outside(q: Shelf, k: Shelf, v: Shelf, o: Shelf, m: Shelf, l: Shelf, b: int, c: int):
@@ -82,6 +83,7 @@ def keys_outside(q: Shelf, k: Shelf, v: Shelf, o: Shelf, m: Shelf, l: Shelf, b: 
             _fold(*state, q_i @ k_j.mT, v_j)
             m[i], l[i], o_i = state
             o[i] = o_i.div_(state[1]) if j is rounds[-1] else o_i
+            del q_i, state, o_i
 
 
 def _identity(q_i: Tensor, v: Shelf) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,6 +140,11 @@ def law(program: Callable, N: int, d: int, b: int, c: int, size: int = 4) -> int
     if program is keys_outside:
         return size * (2 * tall + rounds * tall + (2 * rounds - 1) * (tall + 2 * N))
     return size * (2 * tall + 2 * tall * rows)
+
+
+def key_loads(N: int, d: int, b: int, size: int = 4) -> int:
+    """Bytes of k and v that `queries_outside` loads: each, once for b queries."""
+    return law(queries_outside, N, d, b, b, size) - 2 * size * N * d
 
 
 def paper_tile(M: int, d: int, size: int = 4) -> int:

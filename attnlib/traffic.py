@@ -57,10 +57,10 @@ class Bench(Bookkeeper):
 
     def _enter(self, size, label):
         super()._enter(size, label)
-        self.peak = max(self.peak, self.live)
         if size > 0 and self.live > self.M:
             free = self.M - self.live + size
             raise BenchFull(f"{label} takes {size} bytes; of {self.M} on the bench {free} are free")
+        self.peak = max(self.peak, self.live)
 
 
 class Shelf:

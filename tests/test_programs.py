@@ -8,6 +8,7 @@ import torch
 from attnlib import attention_oracle
 from attnlib.programs import (
     fused_rows,
+    key_loads,
     keys_outside,
     largest_tile,
     law,
@@ -40,15 +41,19 @@ def exponent(count, *sizes):
     return math.log(count(last) / count(first)) / math.log(last / first)
 
 
-def key_loads(N=4096, d=64, M=2**16, tile=paper_tile):
-    b = tile(M, d)
-    return law(queries_outside, N, d, b, b) - 4 * 2 * N * d
+def loads(N=4096, d=64, M=2**16):
+    return key_loads(N, d, paper_tile(M, d))
+
+
+def test_the_loads_of_keys_are_those_of_the_shelves():
+    shelves = run(queries_outside, *torch.randn(3, 50, 4), 8, 16).shelves
+    assert key_loads(50, 4, 8) == shelves["k"].loaded + shelves["v"].loaded
 
 
 def test_with_the_papers_tile_the_loads_of_keys_grow_as_n2_d2_over_m():
-    assert abs(exponent(lambda N: key_loads(N=N), 1024, 65536) - 2) < 0.01
-    assert abs(exponent(lambda d: key_loads(d=d), 16, 256) - 2) < 0.01
-    assert abs(exponent(lambda M: key_loads(M=M), 2**14, 2**20) + 1) < 0.01
+    assert abs(exponent(lambda N: loads(N=N), 1024, 65536) - 2) < 0.01
+    assert abs(exponent(lambda d: loads(d=d), 16, 256) - 2) < 0.01
+    assert abs(exponent(lambda M: loads(M=M), 2**14, 2**20) + 1) < 0.01
 
 
 @pytest.mark.parametrize("M, d", [(2**14, 16), (2**15, 64)])

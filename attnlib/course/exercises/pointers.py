@@ -59,6 +59,11 @@ SECTIONS = {
     "part": ("10_tiny_gpt", "10-15"),
     "fills": ("10_tiny_gpt", "10-25"),
     "trains": ("10_tiny_gpt", "10-31"),
+    "programs": ("11_traffic", "11-14"),
+    "traffic": ("11_traffic", "11-20"),
+    "largest": ("11_traffic", "11-24"),
+    "roof": ("11_traffic", "11-35"),
+    "rungs": ("11_traffic", "11-39"),
 }
 
 

@@ -14,4 +14,5 @@ from attnlib.course.explore.fold import (
 from attnlib.course.explore.masks import MaskExplorer, view_mask
 from attnlib.course.explore.sweep import SweepStepper, sweep_keys
 from attnlib.course.explore.tile_walk import TileWalk, walk_tiles
+from attnlib.course.explore.travel import HowMuchTravels
 from attnlib.course.explore.workbench import Workbench, haul_loop, haul_standard

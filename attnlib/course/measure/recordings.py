@@ -18,10 +18,12 @@ from pathlib import Path
 import torch
 
 from attnlib.course import HOME
+from attnlib.course.measure.ceilings import DATA_SHEET, H100, roof
 from attnlib.course.measure.jobs import Job
 from attnlib.course.measure.machine import context_bytes, machine, measuring
 from attnlib.course.measure.sections import SECTIONS, USUAL
 from attnlib.memory import Event, Timeline, predicted_timeline
+from attnlib.roofline import Roof
 
 ROOT = Path(__file__).parents[3]
 RUNS, BUILD = ROOT / "figures" / "runs", ROOT / "build" / "runs"
@@ -79,6 +81,13 @@ def source() -> str:
 def context() -> int:
     """Bytes of a card that CUDA takes for itself: here, or where the recording was made."""
     return context_bytes() if measuring() else load()["machine"]["context"]
+
+
+def gpu_roof(dtype: str = "bfloat16") -> tuple[Roof, str]:
+    """A GPU's roof and where it is from: measured here, a recording, or a data sheet."""
+    if measuring() or "roofline" in load():
+        return roof(section("roofline"), dtype), source()
+    return H100[dtype], f"an H100 (SXM) by {DATA_SHEET}"
 
 
 def history(row: dict) -> Timeline:

@@ -151,6 +151,36 @@ def _fits_table(rows: list[dict]) -> str:
     return table(rows, card_GiB=gib("card"), needs_MiB=mib("needed"), **columns)
 
 
+def _roofline_table(rows: list[dict]) -> str:
+    return table(
+        rows,
+        ceiling="ceiling",
+        dtype="dtype",
+        by="by",
+        ms=ms(),
+        **{
+            "TFLOP/s": lambda r: f"{r['flops'] / r['ms'] / 1e9:.3g}" if "flops" in r else "-",
+            "TB/s": lambda r: f"{r['bytes'] / r['ms'] / 1e9:.3g}" if "bytes" in r else "-",
+        },
+    )
+
+
+def counter_table(rows: list[dict]) -> str:
+    """A line a kernel, GB at DRAM and at L2, below each call's sum and prediction."""
+    lines, keys = [], ("dram_read", "dram_written", "l2")
+    for row in rows:
+        kernels = row["kernels"]
+        whole = {key: sum(x[key] for x in kernels) for key in keys} if kernels else {}
+        lines.append(row | whole | {"call": name_of(row)})
+        lines += [{"call": f"  {x['launches']} x {x['kernel'][:40]}"} | x for x in kernels]
+    columns = {key: _gb(key) for key in ("predicted", "least", *keys)}
+    return table(lines, left=("call",), call="call", **columns)
+
+
+def _gb(key: str):
+    return lambda row: _shown(row, key, lambda x: f"{x / 1e9:.2f}")
+
+
 SHOWN = {
     "time": ("Time, and how many times as fast as standard attention and as SDPA", _time_table),
     "memory": ("Peak memory beyond the inputs, MiB", _memory_table),
@@ -160,6 +190,8 @@ SHOWN = {
     "grouped": ("Query heads that share keys", _grouped_table),
     "exp": ("e^x and 2^x of a million numbers", _exp_table),
     "fits": ("Imitated cards", _fits_table),
+    "roofline": ("The two ceilings", _roofline_table),
+    "counters": ("GB that kernels carry: predicted, and by the GPU's own counters", counter_table),
 }
 
 

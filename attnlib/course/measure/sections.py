@@ -4,7 +4,7 @@ import torch
 
 from attnlib import attention_oracle
 from attnlib.course.inputs import alice_qkv, make_qkv
-from attnlib.course.measure import training
+from attnlib.course.measure import ceilings, counters, training
 from attnlib.course.measure.clock import attempt, contest, peak_here, result
 from attnlib.course.measure.frontier import CARDS
 from attnlib.course.measure.jobs import MODES, SLACK, Job, course_jobs, rivals, sizes
@@ -180,6 +180,9 @@ SECTIONS = {
     "timelines": measure_timelines,
     "fits": measure_fits,
     "training": training.measure_training,
+    "roofline": ceilings.measure_roofline,
+    "counters": counters.measure_counters,
 }
-# What `measure` does unasked; training takes minutes more.
-USUAL = tuple(name for name in SECTIONS if name != "training")
+# What `measure` does unasked: training takes minutes more, counters need ncu, and the
+# committed recordings are older than the roofline.
+USUAL = tuple(name for name in SECTIONS if name not in ("training", "roofline", "counters"))

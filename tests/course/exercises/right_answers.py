@@ -974,3 +974,53 @@ def context_in_fractions(room, steps):
     while step := step // 2:
         N += step if size(N + step) <= room else 0
     return N
+
+
+@right("shelves_carried")
+def shelves_by_a_row_of_tiles(N, d, b, c):
+    counts = {"q": 0, "k": 0, "v": 0, "o": 0}
+    while counts["q"] < N * d * 4:
+        counts["q"] += min(b * d * 4, N * d * 4 - counts["q"])
+        counts["k"] += N * d * 4
+    return counts | {"v": counts["k"], "o": counts["q"]}
+
+
+@right("shelves_carried")
+def shelves_with_ceil(N, d, b, c):
+    passes = math.ceil(N / b)
+    return {name: 4 * N * d * (passes if name in "kv" else 1) for name in "qkvo"}
+
+
+@right("queries_that_fit")
+def queries_by_floats(M, d, c):
+    return math.floor((M / 4 - c * d) / (2 * d + c + 4))
+
+
+@right("queries_that_fit")
+def queries_downwards(M, d, c):
+    return next(b for b in range(M, 0, -1) if 8 * b * d + 4 * b * (c + 4) + 4 * c * d <= M)
+
+
+@right("flash_traffic")
+def traffic_in_rounds(N, d, M):
+    return 8 * N * d * (1 + math.ceil(N / (M // (16 * d))))
+
+
+@right("flash_traffic")
+def traffic_of_a_loop(N, d, M):
+    moved, b = 0, M // (16 * d)
+    for i in range(0, N, b):
+        moved += 2 * 4 * d * min(b, N - i) + 2 * 4 * d * N
+    return moved
+
+
+@right("place_kernel")
+def place_with_tensors(N, d, b, speed, bandwidth):
+    x = torch.tensor(N / (math.ceil(N / b) + 1), dtype=torch.float64)
+    return x, torch.minimum(x * bandwidth, torch.tensor(speed, dtype=torch.float64))
+
+
+@right("place_kernel")
+def place_by_the_ridge(N, d, b, speed, bandwidth):
+    x = N / (-(-N // b) + 1)
+    return x, speed if x > speed / bandwidth else x * bandwidth

@@ -1141,3 +1141,72 @@ def context_without_the_card(room, steps):
     x, y, z = sorted(steps)
     c = (steps[z] - 3 * steps[y] + 2 * steps[x]) / (6 * x * x)
     return int(math.sqrt(room / c)) if c else int(room / ((steps[z] - steps[y]) / (z - y)))
+
+
+@wrong("shelves_carried", "shelves_whole_blocks")
+def shelves_rounded(N, d, b, c):
+    passes = max(1, round(N / b))
+    return {name: 4 * N * d * (passes if name in "kv" else 1) for name in "qkvo"}
+
+
+@wrong("shelves_carried", "shelves_blocks_of_keys")
+def shelves_of_keys_outside(N, d, b, c):
+    passes = math.ceil(N / c)
+    return {name: 4 * N * d * (1 if name in "kv" else passes) for name in "qkvo"}
+
+
+@wrong("shelves_carried")
+def shelves_padded(N, d, b, c):
+    rows, cols = -(-N // b) * b, -(-N // c) * c
+    return {"q": 4 * rows * d, "k": 4 * rows // b * cols * d, "v": 4 * rows // b * cols * d} | {
+        "o": 4 * rows * d
+    }
+
+
+@wrong("queries_that_fit", "fitting_the_papers")
+def queries_by_root(M, d, c):
+    return math.isqrt(M // 4)
+
+
+@wrong("queries_that_fit", "fitting_without_keys")
+def queries_and_as_many_keys(M, d, c):
+    return M // 4 // (4 * d + c + 4)
+
+
+@wrong("queries_that_fit")
+def queries_rounded_up(M, d, c):
+    return math.ceil((M / 4 - c * d) / (2 * d + c + 4))
+
+
+@wrong("flash_traffic")
+def traffic_without_rounding(N, d, M):
+    return 8 * N * d + 8 * N * d * N * 16 * d / M
+
+
+@wrong("flash_traffic", "argument_in_numbers")
+def traffic_by_the_last_line(N, d, M):
+    return 8 * N * N * d * d // (M // 4) + 2 * N * d
+
+
+@wrong("flash_traffic")
+def traffic_of_a_square_tile(N, d, M):
+    b = math.isqrt(M // 4)
+    return 8 * N * d * (1 + math.ceil(N / b))
+
+
+@wrong("place_kernel")
+def place_by_queries(N, d, b, speed, bandwidth):
+    return float(b), min(speed, b * bandwidth)
+
+
+@wrong("place_kernel")
+def place_like_the_textbook(N, d, b, speed, bandwidth):
+    x = 4 * N * N * d / (8 * N * N + 8 * N * d)
+    return x, min(speed, x * bandwidth)
+
+
+@wrong("place_kernel")
+def place_by_both_times(N, d, b, speed, bandwidth):
+    work = 4 * N * N * d
+    x = N / (-(-N // b) + 1)
+    return x, work / (work / speed + work / x / bandwidth)
