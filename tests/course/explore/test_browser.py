@@ -82,7 +82,7 @@ def lab(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trace():
     q, k, v = alice_qkv(0)
-    return trace_row(q[1, 369], k[1], v[1], 64)
+    return trace_row(q[1, 467], k[1], v[1], 64)
 
 
 def open_page(chromium, url, errors):
@@ -262,10 +262,10 @@ def test_the_explorer_shows_what_the_library_computes(page):
 
 
 def test_a_quiz_answers(page):
-    come_to(page, "button:text-is('where its maxima stand')")
-    page.focus("button:text-is('where its maxima stand')")
+    come_to(page, "button:text-is('an early maximum')")
+    page.focus("button:text-is('an early maximum')")
     page.keyboard.press("Enter")
-    page.wait_for_selector("text=Yes: early, so that none is beaten")
+    page.wait_for_selector("text=Yes: then no later block beats it")
 
 
 def test_nothing_complained_in_the_console(page):
