@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attnlib.preconditions import require_positive
 from attnlib.traffic import Bench, BenchFull, Shelf
 
 
@@ -118,7 +119,12 @@ class Haul(NamedTuple):
 
 def run(program: Callable, q: Tensor, k: Tensor, v: Tensor, b: int, c: int, M=math.inf) -> Haul:
     """A program above on one head, q scaled by 1 / sqrt(d), with tiles of b queries and
-    c keys and M bytes of bench. Raises BenchFull where these do not fit."""
+    c keys and M bytes of bench. Raises BenchFull where these do not fit, ValueError
+    where there are not as many queries as keys."""
+    if not (q.dim() == k.dim() == v.dim() == 2 and q.shape == k.shape and len(v) == len(k)):
+        shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
+        raise ValueError(f"q, k and v must be (N, d), (N, d) and (N, dv), got {shapes}")
+    b, c = require_positive("b", b), require_positive("c", c)
     N = len(q)
     bench = Bench(M)
     inside = {"q": q * q.shape[-1] ** -0.5, "k": k, "v": v}

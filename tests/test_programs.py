@@ -35,6 +35,15 @@ def test_each_program_carries_what_the_law_says_and_answers_right(f, N, d, b, c)
     assert haul.moved == law(f, N, d, b, c)
 
 
+@pytest.mark.parametrize(
+    "shapes, b, word",
+    [([(4, 2), (5, 2), (5, 2)], 2, "q, k and v must be"), ([(4, 2)] * 3, 0, "b must be")],
+)
+def test_what_the_programs_cannot_run_is_named(shapes, b, word):
+    with pytest.raises(ValueError, match=word):
+        run(queries_outside, *(torch.ones(s) for s in shapes), b, 2)
+
+
 def exponent(count, *sizes):
     """Slope of log count over log size, between the first and the last size."""
     first, last = sizes[0], sizes[-1]

@@ -47,6 +47,8 @@ def triton_attention(q, k, v, *, causal=False, key_mask=None, window=None, retur
     for name, option in (("key_mask", key_mask), ("window", window)):
         if option is not None:
             raise ValueError(f"{name} must be None: the kernel has none; use FlashAttentionCore")
+    if q.is_cuda != torch.cuda.is_available():
+        raise ValueError(f"q must be on this machine's GPU, if it has one, got {q.device}")
     if q.dtype not in DTYPES:
         raise TypeError(f"q must be float16, bfloat16 or float32 for the kernel, got {q.dtype}")
     if v.shape[-1] > 256:
@@ -66,7 +68,8 @@ def _four(x):
 class _Kernel(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, causal):
-        o, lse = _kernels()[0](q, k, v, causal)
+        forward, _ = _kernels()
+        o, lse = forward(q, k, v, causal)
         ctx.causal = causal
         ctx.save_for_backward(q, k, v, o, lse)
         ctx.set_materialize_grads(False)
@@ -77,7 +80,8 @@ class _Kernel(torch.autograd.Function):
     def backward(ctx, do, dlse):
         q, k, v, o, lse = ctx.saved_tensors
         do = torch.zeros_like(o) if do is None else do
-        return *_kernels()[1](q, k, v, o, lse, do, dlse, ctx.causal), None
+        _, backward = _kernels()
+        return *backward(q, k, v, o, lse, do, dlse, ctx.causal), None
 
 
 def _kernels():

@@ -50,6 +50,16 @@ def visible(i, j, Nk, shift, CAUSAL: tl.constexpr):
 
 
 @triton.jit
+def spans(first, Nk, shift, CAUSAL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+    """Of the keys for BM queries from `first` on: where those in tiles that all of the
+    queries see whole end, and where those that any of them sees."""
+    if not CAUSAL:
+        return Nk // BN * BN, Nk
+    whole = tl.maximum(tl.minimum(first + shift + 1, Nk), 0) // BN * BN
+    return whole, tl.minimum(Nk, first + BM + shift)
+
+
+@triton.jit
 def forward_kernel(
     Q,
     K,
@@ -79,8 +89,7 @@ def forward_kernel(
     m = tl.full([BM], -float("inf"), tl.float32)
     l = tl.zeros([BM], tl.float32)
     o = tl.zeros([BM, CV], tl.float32)
-    end = tl.minimum(Nk, first + BM + shift) if CAUSAL else Nk
-    whole = tl.maximum(tl.minimum(first + shift + 1, Nk) if CAUSAL else Nk, 0) // BN * BN
+    whole, end = spans(first, Nk, shift, CAUSAL, BM, BN)
     for masked in tl.static_range(2):
         for n in tl.range(whole if masked else 0, end if masked else whole, BN):
             j = n + tl.arange(0, BN)

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from attnlib.kernels.triton import FULL, LOG2E, at, common, power, save, tile, visible
+from attnlib.kernels.triton import FULL, LOG2E, at, common, power, save, spans, tile, visible
 
 
 @triton.jit
@@ -113,8 +113,7 @@ def queries_kernel(
     do = tile(DO + head * Nq * DV, i, Nq, DV, DV, CV, True)
     lse, delta = row_numbers(LSE + head * Nq, DELTA + head * Nq, i, Nq)
     dq = tl.zeros([BM, C], tl.float32)
-    end = tl.minimum(Nk, first + BM + shift) if CAUSAL else Nk
-    whole = tl.maximum(tl.minimum(first + shift + 1, Nk) if CAUSAL else Nk, 0) // BN * BN
+    whole, end = spans(first, Nk, shift, CAUSAL, BM, BN)
     for masked in tl.static_range(2):
         for n in tl.range(whole if masked else 0, end if masked else whole, BN):
             j = n + tl.arange(0, BN)

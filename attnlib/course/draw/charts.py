@@ -1,7 +1,6 @@
 """Charts of rows, timelines and weights: data in, picture out."""
 
 from collections import Counter, defaultdict
-from math import ceil, floor, log10
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,45 +36,6 @@ def draw_peak_memory(rows: list[dict], ax=None, names=LABEL):
     return ax
 
 
-def draw_time(rows: list[dict], ax=None):
-    """Time over N, a curve a core; rows of one dtype and mode."""
-    ax = ax or _subplots()[1]
-    ends = {}
-    for core, curve in _by_core(rows):
-        points = [(r["N"], r["ms"]) for r in curve if r.get("ms")]
-        ax.plot(*zip(*points), **STYLE[core])
-        ends[core] = points[-1]
-    ax.set(xscale="log", yscale="log", xlabel="sequence length N", ylabel="time, ms")
-    _token_axis(ax, rows)
-    _label_ends(ax, ends)
-    return ax
-
-
-def draw_block_sizes(rows: list[dict], axes=None):
-    """Time, and peak memory, of the flash core over its block size, at one N."""
-    if axes is None:
-        axes = _subplots(1, 2)[1]
-    flash = [(r["block"], r) for r in rows if r["core"] == "flash"]
-    peers = [r for r in rows if r["core"] != "flash"]
-    for ax, key, unit, scale in (
-        (axes[0], "ms", "time, ms", 1),
-        (axes[1], "measured", "peak memory, MiB", MIB),
-    ):
-        points = [(block, r[key] / scale) for block, r in flash if r.get(key)]
-        ax.plot(*zip(*points), **STYLE["flash"])
-        ends = {"flash": points[-1]}
-        for r in peers:
-            if r.get(key):
-                ax.axhline(r[key] / scale, **{**STYLE[r["core"]], "marker": None})
-                ends[r["core"]] = (points[-1][0], r[key] / scale)
-        ax.set(xscale="log", yscale="log", xlabel="block size", ylabel=unit)
-        ax.set_xticks([b for b, _ in points[::2]], [str(b) for b, _ in points[::2]])
-        ax.minorticks_off()
-        ax.set_xlim(right=points[-1][0] * 80)  # room for the labels
-        _label_ends(ax, ends, {core: core for core in STYLE})
-    return axes
-
-
 def draw_cost_of_masks(ms: dict[tuple[str, str], float], tiles: dict[str, float]) -> Figure:
     """Each core's time by (core, mask), over its time under the first mask, which is none.
 
@@ -98,49 +58,6 @@ def draw_cost_of_masks(ms: dict[tuple[str, str], float], tiles: dict[str, float]
     axes[0].set_xlim(0, 1.25 * max(ends))
     figure.supxlabel("time; without a mask it is 1", fontsize=12)
     return figure
-
-
-def draw_sorted_weights(weights: dict[str, Tensor], title: str) -> Figure:
-    """Softmax weights (N,) of one query, the largest first, a curve a name."""
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    ax = figure.subplots()
-    for (name, p), line in zip(weights.items(), ("-", "--", ":")):
-        p, N = p.sort(descending=True).values, len(p)
-        color = LETTERS["p"] if line == "-" else GREY
-        ax.plot(range(1, N + 1), p, line, color=color, linewidth=2.5)
-        end = int((p > 3e-5).sum())
-        _note(ax, name, (end, p[end - 1].item()), (8, 0), color=color)
-    ax.axhline(1 / N, color=GREY, linewidth=0.8)
-    _note(ax, f"1/{N}: all keys alike", (2, 1 / N), (0, -12))
-    ax.set(xscale="log", yscale="log", ylim=(2e-5, 2), xlim=(0.9, 3 * N), title=title)
-    ax.set(xlabel="key, by the rank of its weight", ylabel="weight")
-    ticks = [x for x in (1, 10, 100, 1000) if x < N] + [N]
-    ax.set_xticks(ticks, [str(x) for x in ticks])
-    return figure
-
-
-def draw_errors(rows: list[dict], axes=None):
-    """Error of both cores against float64: a panel a dtype, a line an input."""
-    dtypes = list(dict.fromkeys(r["dtype"] for r in rows))
-    inputs = list(dict.fromkeys(r["input"] for r in rows))
-    if axes is None:
-        axes = _subplots(1, len(dtypes), sharey=True)[1]
-    for ax, dtype in zip(axes, dtypes):
-        panel = [r for r in rows if r["dtype"] == dtype and r.get("error")]
-        for core, curve in _by_core(panel):
-            points = [(r["error"], inputs.index(r["input"])) for r in curve]
-            style = {**STYLE[core], "linestyle": ""}
-            size = 13 if core == "standard" else 8  # the largest is drawn first
-            ax.plot(*zip(*points), label=LABEL[core], markersize=size, alpha=0.85, **style)
-        low, high = (f(r["error"] for r in panel) for f in (min, max))
-        ax.set(xscale="log", title=dtype, ylim=(len(inputs) - 0.5, -0.5))
-        ax.set_xlim(10 ** floor(log10(low)), 10 ** ceil(log10(high)))
-        ax.set_yticks(range(len(inputs)), inputs)
-        ax.minorticks_off()
-    axes[len(dtypes) // 2].set_xlabel("relative error against float64")
-    handles = axes[0].get_legend_handles_labels()
-    axes[0].figure.legend(*handles, loc="outside upper center", ncols=4, frameon=False)
-    return axes
 
 
 def draw_timelines(timelines: dict[str, Timeline], names: dict, axes=None):
@@ -267,18 +184,6 @@ def draw_growth(laws: dict[str, list], measured: list, cards: dict[str, int], ax
     powers = range(24, 40, 4)
     ax.set_yticks([2**n for n in powers], ["16 MiB", "256 MiB", "4 GiB", "64 GiB"])
     _token_axis(ax, [{"N": N} for N, _ in next(iter(laws.values()))])
-    return ax
-
-
-def draw_race(rows: dict[str, dict], ax=None):
-    """The ms of a `contest`, a bar a contestant; its name's first word gives the colour."""
-    ax = ax or plt.subplots(figsize=(8, 3), layout="constrained")[1]
-    ms = {name: row["ms"] for name, row in rows.items()}
-    colors = [STYLE[name.split(",")[0].split()[0]]["color"] for name in ms]
-    ax.bar_label(ax.barh(list(ms), list(ms.values()), color=colors), fmt="%.0f ms", padding=4)
-    ax.set(xlim=(0, 1.15 * max(ms.values())), xlabel="time, ms: median of several, in turns")
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
     return ax
 
 

@@ -1,15 +1,12 @@
 """The rescaling explorer and the tree of merges: pictures of real traces."""
 
-import statistics
-import time
-
 import pytest
 import torch
 
 from attnlib.course.draw.fold import draw_rescaling, draw_tops, draw_tree
 from attnlib.course.draw.shapes import Area, Path, Text
 from attnlib.course.draw.style import ML
-from attnlib.course.explore import Quiz, RescalingExplorer, eight_blocks, trace_scores, trace_tree
+from attnlib.course.explore import Quiz, eight_blocks, trace_scores, trace_tree
 from attnlib.softmax import bracketing, fold_tree
 
 KINDS = ("balanced", "left fold", "right fold", "shuffled")
@@ -17,16 +14,6 @@ KINDS = ("balanced", "left fold", "right fold", "shuffled")
 
 def words(shapes):
     return [shape for shape in shapes if type(shape) is Text]
-
-
-def test_a_step_takes_less_than_50_ms():
-    explorer, times = RescalingExplorer(), []
-    explorer.block_size.value = 8  # the most blocks there can be
-    for n in range(20):
-        start = time.process_time()
-        explorer.threshold.value = 1 + n % 2
-        times.append(time.process_time() - start)
-    assert statistics.median(times) < 0.05
 
 
 @pytest.mark.parametrize("threshold", [0, 4, 16])
