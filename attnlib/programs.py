@@ -33,14 +33,14 @@ def textbook(q: Shelf, k: Shelf, v: Shelf, o: Shelf, s: Shelf, p: Shelf, b: int,
     N = len(q)
     for i in tiles(N, b):
         q_i = q[i]
-        for j in tiles(N, c):
+        for j in tiles(len(k), c):
             s[i, j] = q_i @ k[j].mT
-    for i in tiles(N, max(1, b * c // N)):  # whole rows, as many as a tile is large
+    for i in tiles(N, max(1, b * c // len(k))):  # whole rows, as many as a tile is large
         row = s[i]
         p[i] = torch.softmax(row, -1, out=row)
     for i in tiles(N, b):
         o_i = None
-        for j in tiles(N, c):
+        for j in tiles(len(k), c):
             o_i = p[i, j] @ v[j] if o_i is None else o_i.addmm_(p[i, j], v[j])
         o[i] = o_i
 
@@ -50,12 +50,12 @@ def fused_rows(q: Shelf, k: Shelf, v: Shelf, o: Shelf, b: int, c: int):
     N = len(q)
     for i in tiles(N, b):
         q_i = q[i]
-        row = q_i.new_empty(len(q_i), N)
-        for j in tiles(N, c):
+        row = q_i.new_empty(len(q_i), len(k))
+        for j in tiles(len(k), c):
             torch.mm(q_i, k[j].mT, out=row[:, j])
         torch.softmax(row, -1, out=row)
         o_i = q_i.new_zeros(len(q_i), *v.width)
-        for j in tiles(N, c):
+        for j in tiles(len(k), c):
             o_i.addmm_(row[:, j], v[j])
         o[i] = o_i
         del row, o_i  # off the bench, before the next come
@@ -120,15 +120,15 @@ class Haul(NamedTuple):
 def run(program: Callable, q: Tensor, k: Tensor, v: Tensor, b: int, c: int, M=math.inf) -> Haul:
     """A program above on one head, q scaled by 1 / sqrt(d), with tiles of b queries and
     c keys and M bytes of bench. Raises BenchFull where these do not fit, ValueError
-    where there are not as many queries as keys."""
-    if not (q.dim() == k.dim() == v.dim() == 2 and q.shape == k.shape and len(v) == len(k)):
+    for other shapes."""
+    if {x.dim() for x in (q, k, v)} != {2} or q.shape[1] != k.shape[1] or len(k) != len(v):
         shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
-        raise ValueError(f"q, k and v must be (N, d), (N, d) and (N, dv), got {shapes}")
+        raise ValueError(f"q, k and v must be (Nq, d), (Nk, d) and (Nk, dv), got {shapes}")
     b, c = require_positive("b", b), require_positive("c", c)
     N = len(q)
     bench = Bench(M)
     inside = {"q": q * q.shape[-1] ** -0.5, "k": k, "v": v}
-    outside = {"o": v.shape[-1], "s": N, "p": N, "m": 1, "l": 1}
+    outside = {"o": v.shape[-1], "s": len(k), "p": len(k), "m": 1, "l": 1}
     names = list(inspect.signature(program).parameters)[:-2]
     made = {name: q.new_empty(N, outside[name]) for name in names if name in outside}
     shelves = {name: Shelf(bench, x) for name, x in (inside | made).items()}

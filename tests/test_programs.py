@@ -35,9 +35,16 @@ def test_each_program_carries_what_the_law_says_and_answers_right(f, N, d, b, c)
     assert haul.moved == law(f, N, d, b, c)
 
 
+@pytest.mark.parametrize("f", PROGRAMS, ids=lambda f: f.__name__)
+def test_keys_need_not_be_as_many_as_queries(f):
+    q, k, v = torch.randn(7, 4), torch.randn(12, 4), torch.randn(12, 3)
+    exact = attention_oracle(q.double(), k.double(), v.double())[0]
+    assert relative_error(run(f, q, k, v, 3, 5).o, exact) < 1e-6
+
+
 @pytest.mark.parametrize(
     "shapes, b, word",
-    [([(4, 2), (5, 2), (5, 2)], 2, "q, k and v must be"), ([(4, 2)] * 3, 0, "b must be")],
+    [([(4, 2), (5, 2), (4, 2)], 2, "q, k and v must be"), ([(4, 2)] * 3, 0, "b must be")],
 )
 def test_what_the_programs_cannot_run_is_named(shapes, b, word):
     with pytest.raises(ValueError, match=word):
