@@ -41,14 +41,11 @@ def amount(size: float) -> str:
 
 
 def describe_travel(t: Travel) -> str:
-    peak = f"{sum(t.parts):,} of {t.M:,} bytes on the bench"
+    peak = f"{amount(sum(t.parts))} of {amount(t.M)} on the bench"
     if not t.fits:
-        return f"{t.b} queries and {t.c} keys: {peak}, refused"
-    times, intensity = t.textbook / t.moved, t.work / t.moved
-    return (
-        f"{t.b} queries and {t.c} keys: {peak}; {t.moved:,} bytes travel, "
-        f"{times:.1f} times less than the textbook's; intensity {intensity:.0f}"
-    )
+        return f"{t.b} queries, {t.c} keys: {peak}, refused"
+    times = f"{t.textbook / t.moved:.1f} times less than the textbook's"
+    return f"{t.b} queries, {t.c} keys: {peak}; {amount(t.moved)} travel, {times}"
 
 
 def draw_travel(t: Travel, roof: Roof, call: str) -> Iterator[Shape]:

@@ -24,7 +24,7 @@ def test_the_explorer_says_what_the_machine_counts(b, c):
 def test_a_tile_too_large_is_refused_and_has_no_place_under_the_roof():
     explorer = HowMuchTravels(ROOF)
     assert explorer.found.fits and "flash: " in explorer.picture.value
-    assert "intensity" in explorer.numbers.value
+    assert "130 MiB travel" in explorer.numbers.value
     explorer.b.value = 2048
     assert not explorer.found.fits and "refused" in explorer.numbers.value
     assert explorer.picture.value.count("<path") < 20 and "refuses" in explorer.picture.value
